@@ -1,7 +1,8 @@
 """The one source of every span, attribute, metric, label and log event that streaq emits.
 
 Code, dashboards, alerts and docs take names from here and nowhere else. This module imports
-nothing but the standard library, so that anything may import it.
+nothing but the standard library, so that anything may import it. The spans and the log events
+are written down in the two modules beside it.
 """
 
 from __future__ import annotations
@@ -9,12 +10,29 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from streaq.telemetry.names_logs import CONTEXT_FIELDS, FIELDS, LOG_EVENTS, LogEvent
+from streaq.telemetry.names_spans import ATTRIBUTES, SPANS, Attribute, SpanName
+
 MetricType: TypeAlias = Literal["counter", "gauge", "histogram"]
 Scope: TypeAlias = Literal["process", "queue"]
 Merge: TypeAlias = Literal["sum", "max", "min"]
 
 OTHER = "__other__"
 """Label value that stands for every task or exception name beyond the cap."""
+
+__all__ = [
+    "ATTRIBUTES",
+    "CONTEXT_FIELDS",
+    "FIELDS",
+    "LOG_EVENTS",
+    "METRICS",
+    "OTHER",
+    "SPANS",
+    "Attribute",
+    "LogEvent",
+    "Metric",
+    "SpanName",
+]
 
 # ---------------------------------------------------------------------------------- labels
 
