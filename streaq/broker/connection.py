@@ -1,0 +1,360 @@
+"""Opens clients to the server that the settings name (one server, Sentinel, Cluster, embedded),
+says clearly when it cannot be reached, and tells which errors a worker should wait out."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+import ssl
+from collections.abc import Iterator
+from typing import Any, Final, TypeAlias
+
+import redis
+import redis.asyncio as aredis
+from redis import exceptions as errors
+from redis.asyncio.cluster import ClusterNode as AsyncClusterNode
+from redis.asyncio.connection import BlockingConnectionPool
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.asyncio.sentinel import MasterNotFoundError as AsyncMasterNotFoundError
+from redis.asyncio.sentinel import Sentinel as AsyncSentinel
+from redis.asyncio.sentinel import SentinelConnectionPool as AsyncSentinelPool
+from redis.asyncio.sentinel import SentinelManagedConnection as AsyncSentinelConnection
+from redis.asyncio.sentinel import (
+    SentinelManagedSSLConnection as AsyncSentinelSSLConnection,
+)
+from redis.backoff import NoBackoff
+from redis.cluster import ClusterNode
+from redis.retry import Retry
+from redis.sentinel import MasterNotFoundError, Sentinel
+
+from streaq.broker.options import (
+    ConnectionSettings,
+    client_options,
+    is_embedded,
+    keepalive_options,
+    known_to,
+    mask_url,
+)
+from streaq.types import StreaqError
+
+AsyncClient: TypeAlias = aredis.Redis | aredis.RedisCluster
+SyncClient: TypeAlias = redis.Redis | redis.RedisCluster
+
+OLDEST_SERVER: Final = (6, 2)
+_CONNECT_TIMEOUT: Final = 5
+_SYNC_TIMEOUT: Final = 5
+_SENTINEL_TIMEOUT: Final = 2
+_MAX_CONNECTIONS: Final = 128
+_MAX_NODE_CONNECTIONS: Final = 2**16
+_ASYNC_ONLY: Final = ("retry", "redis_connect_func", "event_dispatcher")
+
+# The server's way of saying "not now": during a failover, a resharding, a full disk or memory.
+# redis-py has classes for some of them only, and for none when a script was the one refused.
+_NOT_NOW: Final = re.compile(
+    r"(?:^|[-\s])(READONLY|UNBLOCKED|LOADING|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|NOREPLICAS|MISCONF|OOM)\s"
+)
+
+
+class Connector:
+    """Opens clients to one server, and knows how to name it in errors and traces.
+
+    Constructing one checks the settings and does no I/O. Clients speak RESP2, so that a script's
+    reply is plain lists of bytes on every server.
+
+    :raises StreaqError: settings that conflict or cannot work.
+
+    Example::
+
+        connector = Connector(ConnectionSettings("redis://localhost:6379"))
+        client = await connector.open()
+        await connector.check(client)
+    """
+
+    def __init__(self, settings: ConnectionSettings) -> None:
+        self._settings = settings
+        self._options = client_options(settings)
+        self._sentinels: list[AsyncSentinel] = []
+
+    @property
+    def safe_url(self) -> str:
+        """The address as a URL, without secrets, fit for logs."""
+        s = self._settings
+        if s.sentinel_nodes is not None:
+            return f"sentinel://{_join(s.sentinel_nodes)}/{s.sentinel_master}"
+        if s.cluster_nodes is not None:
+            return f"cluster://{_join(s.cluster_nodes)}"
+        if s.pool is None:
+            return mask_url(s.url)
+        path = self._options.get("unix_socket_path")
+        host, port = self.address
+        return f"unix://{path}" if path else f"redis{'s' * self._tls}://{host}:{port}"
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port for ``server.address`` and ``server.port``; a socket's port is 0. With
+        Sentinel or Cluster: the first node given."""
+        nodes = self._settings.sentinel_nodes or self._settings.cluster_nodes
+        if nodes:
+            return nodes[0][0], nodes[0][1]
+        if is_embedded(self._settings.url):
+            return str(self._options.get("unix_socket_path", "embedded")), 0
+        path = self._options.get("unix_socket_path")
+        if path:
+            return str(path), 0
+        return str(self._options.get("host", "localhost")), int(
+            self._options.get("port", 6379)
+        )
+
+    async def open(self) -> AsyncClient:
+        """A client for the broker's own calls: raw bytes, and no retries by redis-py, because
+        only the caller knows what may be sent twice. Reads have no time limit, since some of them
+        block: a ``socket_timeout`` of the user's is for the other clients, and TCP keepalive
+        notices a server that vanished. Close it with ``aclose()``.
+
+        :raises StreaqError: ``embedded://`` without its extra, or its server does not start.
+        """
+        await self._start_embedded()
+        options = self._with_defaults(decode_responses=False)
+        options.update(
+            retry=AsyncRetry(NoBackoff(), 0), socket_timeout=None, protocol=2
+        )
+        options.pop("retry_on_error", None)
+        options.pop("retry_on_timeout", None)
+        return self._client(options)
+
+    async def open_decoded(self) -> AsyncClient:
+        """A client for users (``worker.redis``): strings, and redis-py's own retries."""
+        await self._start_embedded()
+        return self._client(self._with_defaults(decode_responses=True))
+
+    def open_sync(self) -> SyncClient:
+        """A blocking client for threads: raw bytes, no retries, and no call may take over 5 s
+        (or the user's ``socket_timeout``, if shorter). For a Cluster, this does I/O already."""
+        if is_embedded(self._settings.url):
+            self._start_embedded_sync()
+        options = self._with_defaults(decode_responses=False)
+        for name in _ASYNC_ONLY:
+            options.pop(name, None)
+        options.pop("retry_on_error", None)
+        options.pop("retry_on_timeout", None)
+        limit = min(options.get("socket_timeout") or _SYNC_TIMEOUT, _SYNC_TIMEOUT)
+        options.update(retry=Retry(NoBackoff(), 0), socket_timeout=limit, protocol=2)
+        s = self._settings
+        if s.cluster_nodes is not None:
+            nodes = [ClusterNode(host, port) for host, port in s.cluster_nodes]
+            # This class passes what it does not name itself on to redis.Redis.
+            return redis.RedisCluster(
+                startup_nodes=nodes, **known_to(aredis.RedisCluster, options)
+            )
+        options = known_to(redis.Redis, options)
+        if s.sentinel_nodes is None:
+            return redis.Redis(**options)
+        kwargs = redis.Redis(**options).connection_pool.connection_kwargs
+        manager = Sentinel(
+            s.sentinel_nodes, sentinel_kwargs=self._sentinel_options(Retry)
+        )
+        kwargs = {name: v for name, v in kwargs.items() if name not in ("host", "port")}
+        return manager.master_for(s.sentinel_master, ssl=self._tls, **kwargs)
+
+    async def check(self, client: AsyncClient) -> None:
+        """Makes sure that the server answers and is recent enough.
+
+        :raises StreaqError: in one line, what is wrong and what to do about it.
+        """
+        try:
+            await client.ping()
+        except Exception as e:
+            raise StreaqError(f"{self.safe_url}: {self._explain(e)}") from e
+        try:
+            version = await _version(client)
+        except errors.NoPermissionError:
+            return  # Hosted servers may forbid INFO; the scripts will tell soon enough.
+        if version is not None and version < OLDEST_SERVER:
+            found, needed = (".".join(map(str, v)) for v in (version, OLDEST_SERVER))
+            raise StreaqError(
+                f"{self.safe_url}: server version {found}, but streaq needs {needed}"
+            )
+
+    async def close(self) -> None:
+        """Lets go of what the connector itself opened: connections to Sentinels. An embedded
+        server is shared by the process and ends with it."""
+        while self._sentinels:
+            for sentinel in self._sentinels.pop().sentinels:
+                await sentinel.aclose()
+
+    @property
+    def _tls(self) -> bool:
+        return bool(self._options.get("ssl"))
+
+    async def _start_embedded(self) -> None:
+        if is_embedded(self._settings.url):
+            await asyncio.to_thread(self._start_embedded_sync)
+
+    def _start_embedded_sync(self) -> None:
+        # Imported here because it needs fcntl, which Windows has not.
+        from streaq.broker.embedded import start_embedded
+
+        url = start_embedded(self._settings.url)
+        self._options["unix_socket_path"] = url.removeprefix("unix://")
+
+    def _with_defaults(self, *, decode_responses: bool) -> dict[str, Any]:
+        defaults: dict[str, Any] = {
+            "protocol": 2,
+            "socket_connect_timeout": _CONNECT_TIMEOUT,
+        }
+        if "unix_socket_path" not in self._options:
+            defaults["socket_keepalive"] = True
+            defaults["socket_keepalive_options"] = keepalive_options()
+        return {**defaults, **self._options, "decode_responses": decode_responses}
+
+    def _client(self, options: dict[str, Any]) -> AsyncClient:
+        s = self._settings
+        if s.cluster_nodes is not None:
+            options.setdefault("max_connections", _MAX_NODE_CONNECTIONS)
+            nodes = [AsyncClusterNode(host, port) for host, port in s.cluster_nodes]
+            return aredis.RedisCluster(
+                startup_nodes=nodes, **known_to(aredis.RedisCluster, options)
+            )
+        kwargs = _connection_kwargs(options)
+        if s.sentinel_nodes is not None:
+            return aredis.Redis.from_pool(self._sentinel_pool(options, kwargs))
+        # Callers beyond the limit wait for a connection instead of failing.
+        limit = options.get("max_connections") or _MAX_CONNECTIONS
+        pool = BlockingConnectionPool(max_connections=limit, timeout=None, **kwargs)
+        return aredis.Redis.from_pool(pool)
+
+    def _sentinel_pool(
+        self, options: dict[str, Any], kwargs: dict[str, Any]
+    ) -> AsyncSentinelPool:
+        s = self._settings
+        manager = AsyncSentinel(
+            s.sentinel_nodes or (), sentinel_kwargs=self._sentinel_options(AsyncRetry)
+        )
+        self._sentinels.append(manager)
+        kwargs["connection_class"] = (
+            AsyncSentinelSSLConnection if self._tls else AsyncSentinelConnection
+        )
+        for name in ("host", "port"):
+            kwargs.pop(name, None)
+        limit = options.get("max_connections") or _MAX_NODE_CONNECTIONS
+        return AsyncSentinelPool(
+            s.sentinel_master, manager, max_connections=limit, **kwargs
+        )
+
+    def _sentinel_options(
+        self, retry: type[Retry] | type[AsyncRetry]
+    ) -> dict[str, Any]:
+        # One Sentinel that does not answer must not hold up the question to the next.
+        defaults: dict[str, Any] = {
+            "socket_timeout": _SENTINEL_TIMEOUT,
+            "socket_connect_timeout": _SENTINEL_TIMEOUT,
+            "retry": retry(NoBackoff(), 0),
+            "protocol": 2,
+        }
+        return {**defaults, **(self._settings.sentinel_kwargs or {})}
+
+    def _explain(self, exc: Exception) -> str:
+        chain = list(_causes(exc))
+        text = str(exc)
+        if any(isinstance(e, errors.AuthenticationError) for e in chain):
+            return "the server refuses the login; give the right user and password in redis_url"
+        if any(isinstance(e, errors.NoPermissionError) for e in chain):
+            return f"the user may not do what streaq needs ({text}); extend its ACL"
+        if any(isinstance(e, ssl.SSLError) for e in chain) or "SSL" in text:
+            return f"TLS fails ({text}); check ssl_ca_certs and the name, or use redis:// without TLS"
+        if any(isinstance(e, errors.BusyLoadingError) for e in chain):
+            return "the server is still loading its data; try again in a moment"
+        if isinstance(exc, MasterNotFoundError | AsyncMasterNotFoundError):
+            return f"no Sentinel knows a live master of that name ({text}); check both"
+        if isinstance(exc, errors.RedisClusterException):
+            return f"no Cluster answers there ({text}); check cluster_nodes"
+        hint = "" if self._tls else ", and if it wants TLS, say rediss://"
+        return f"no Redis server answers ({text}); start one or correct redis_url{hint}"
+
+
+def is_connection_lost(exc: BaseException) -> bool:
+    """Whether this error says that the server is away or cannot serve writes now, so that a worker
+    should wait, reconnect and go on. Errors that another try cannot cure are not among them."""
+    if isinstance(
+        exc, errors.ConnectionError | errors.TimeoutError | errors.SlotNotCoveredError
+    ):
+        return True
+    if isinstance(
+        exc, errors.ReadOnlyError | errors.ClusterError | errors.OutOfMemoryError
+    ):
+        return True
+    if isinstance(exc, errors.ResponseError):
+        return isinstance(exc, errors.TryAgainError) or bool(_NOT_NOW.search(f"{exc} "))
+    if isinstance(exc, errors.RedisClusterException):
+        return str(exc).startswith(
+            ("Redis Cluster cannot be connected", "All slots are not")
+        )
+    # asyncio's own timeouts are TimeoutErrors without errno, and none of the server's business.
+    return isinstance(exc, OSError) and not (
+        isinstance(exc, TimeoutError) and exc.errno is None
+    )
+
+
+class Backoff:
+    """How long to wait before trying to reconnect: a random part of a limit that doubles with each
+    try, so that many workers do not come back at the same instant.
+
+    :param base: the first limit, in seconds.
+    :param cap: no limit is over this, in seconds.
+    :param rng: the source of chance; give a seeded one in tests.
+    """
+
+    def __init__(
+        self, base: float = 0.05, cap: float = 5.0, rng: random.Random | None = None
+    ) -> None:
+        self._base = base
+        self._cap = cap
+        self._rng = rng or random.Random()  # noqa: S311 - jitter, not secrets
+        self._limit = base
+
+    def next_delay(self) -> float:
+        """Seconds to wait now; the limit of the next one is doubled."""
+        limit = self._limit
+        self._limit = min(limit * 2, self._cap)
+        return self._rng.uniform(0, limit)
+
+    def reset(self) -> None:
+        """Start again from the base: the server answered."""
+        self._limit = self._base
+
+
+def _connection_kwargs(options: dict[str, Any]) -> dict[str, Any]:
+    """What redis-py's own client would hand to its pool, made by asking it."""
+    template = aredis.Redis(
+        **{**known_to(aredis.Redis, options), "protocol": 2}
+    ).connection_pool
+    kwargs = dict(template.connection_kwargs)
+    kwargs.pop("himport_registry", None)
+    return {
+        **kwargs,
+        "connection_class": template.connection_class,
+        "protocol": options["protocol"],
+    }
+
+
+async def _version(client: AsyncClient) -> tuple[int, ...] | None:
+    if isinstance(client, aredis.RedisCluster):
+        info = await client.info("server", target_nodes=client.get_default_node())
+    else:
+        info = await client.info("server")
+    version = str(info.get("redis_version", ""))
+    parts = tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())
+    return parts or None
+
+
+def _causes(exc: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while exc is not None and id(exc) not in seen:
+        seen.add(id(exc))
+        yield exc
+        exc = exc.__cause__ or exc.__context__
+
+
+def _join(nodes: Any) -> str:
+    return ",".join(f"{host}:{port}" for host, port in nodes)
