@@ -102,9 +102,7 @@ class Connector:
         path = self._options.get("unix_socket_path")
         if path:
             return str(path), 0
-        return str(self._options.get("host", "localhost")), int(
-            self._options.get("port", 6379)
-        )
+        return str(self._options.get("host", "localhost")), int(self._options.get("port", 6379))
 
     async def open(self) -> AsyncClient:
         """A client for the broker's own calls: raw bytes, and no retries by redis-py, because
@@ -116,9 +114,7 @@ class Connector:
         """
         await self._start_embedded()
         options = self._with_defaults(decode_responses=False)
-        options.update(
-            retry=AsyncRetry(NoBackoff(), 0), socket_timeout=None, protocol=2
-        )
+        options.update(retry=AsyncRetry(NoBackoff(), 0), socket_timeout=None, protocol=2)
         options.pop("retry_on_error", None)
         options.pop("retry_on_timeout", None)
         return self._client(options)
@@ -144,16 +140,12 @@ class Connector:
         if s.cluster_nodes is not None:
             nodes = [ClusterNode(host, port) for host, port in s.cluster_nodes]
             # This class passes what it does not name itself on to redis.Redis.
-            return redis.RedisCluster(
-                startup_nodes=nodes, **known_to(aredis.RedisCluster, options)
-            )
+            return redis.RedisCluster(startup_nodes=nodes, **known_to(aredis.RedisCluster, options))
         options = known_to(redis.Redis, options)
         if s.sentinel_nodes is None:
             return redis.Redis(**options)
         kwargs = redis.Redis(**options).connection_pool.connection_kwargs
-        manager = Sentinel(
-            s.sentinel_nodes, sentinel_kwargs=self._sentinel_options(Retry)
-        )
+        manager = Sentinel(s.sentinel_nodes, sentinel_kwargs=self._sentinel_options(Retry))
         kwargs = {name: v for name, v in kwargs.items() if name not in ("host", "port")}
         return manager.master_for(s.sentinel_master, ssl=self._tls, **kwargs)
 
@@ -172,9 +164,7 @@ class Connector:
             return  # Hosted servers may forbid INFO; the scripts will tell soon enough.
         if version is not None and version < OLDEST_SERVER:
             found, needed = (".".join(map(str, v)) for v in (version, OLDEST_SERVER))
-            raise StreaqError(
-                f"{self.safe_url}: server version {found}, but streaq needs {needed}"
-            )
+            raise StreaqError(f"{self.safe_url}: server version {found}, but streaq needs {needed}")
 
     async def close(self) -> None:
         """Lets go of what the connector itself opened: connections to Sentinels. An embedded
@@ -224,9 +214,7 @@ class Connector:
         pool = BlockingConnectionPool(max_connections=limit, timeout=None, **kwargs)
         return aredis.Redis.from_pool(pool)
 
-    def _sentinel_pool(
-        self, options: dict[str, Any], kwargs: dict[str, Any]
-    ) -> AsyncSentinelPool:
+    def _sentinel_pool(self, options: dict[str, Any], kwargs: dict[str, Any]) -> AsyncSentinelPool:
         s = self._settings
         manager = AsyncSentinel(
             s.sentinel_nodes or (), sentinel_kwargs=self._sentinel_options(AsyncRetry)
@@ -238,13 +226,9 @@ class Connector:
         for name in ("host", "port"):
             kwargs.pop(name, None)
         limit = options.get("max_connections") or _MAX_NODE_CONNECTIONS
-        return AsyncSentinelPool(
-            s.sentinel_master, manager, max_connections=limit, **kwargs
-        )
+        return AsyncSentinelPool(s.sentinel_master, manager, max_connections=limit, **kwargs)
 
-    def _sentinel_options(
-        self, retry: type[Retry] | type[AsyncRetry]
-    ) -> dict[str, Any]:
+    def _sentinel_options(self, retry: type[Retry] | type[AsyncRetry]) -> dict[str, Any]:
         # One Sentinel that does not answer must not hold up the question to the next.
         defaults: dict[str, Any] = {
             "socket_timeout": _SENTINEL_TIMEOUT,
@@ -262,7 +246,9 @@ class Connector:
         if any(isinstance(e, errors.NoPermissionError) for e in chain):
             return f"the user may not do what streaq needs ({text}); extend its ACL"
         if any(isinstance(e, ssl.SSLError) for e in chain) or "SSL" in text:
-            return f"TLS fails ({text}); check ssl_ca_certs and the name, or use redis:// without TLS"
+            return (
+                f"TLS fails ({text}); check ssl_ca_certs and the name, or use redis:// without TLS"
+            )
         if any(isinstance(e, errors.BusyLoadingError) for e in chain):
             return "the server is still loading its data; try again in a moment"
         if isinstance(exc, MasterNotFoundError | AsyncMasterNotFoundError):
@@ -276,24 +262,16 @@ class Connector:
 def is_connection_lost(exc: BaseException) -> bool:
     """Whether this error says that the server is away or cannot serve writes now, so that a worker
     should wait, reconnect and go on. Errors that another try cannot cure are not among them."""
-    if isinstance(
-        exc, errors.ConnectionError | errors.TimeoutError | errors.SlotNotCoveredError
-    ):
+    if isinstance(exc, errors.ConnectionError | errors.TimeoutError | errors.SlotNotCoveredError):
         return True
-    if isinstance(
-        exc, errors.ReadOnlyError | errors.ClusterError | errors.OutOfMemoryError
-    ):
+    if isinstance(exc, errors.ReadOnlyError | errors.ClusterError | errors.OutOfMemoryError):
         return True
     if isinstance(exc, errors.ResponseError):
         return isinstance(exc, errors.TryAgainError) or bool(_NOT_NOW.search(f"{exc} "))
     if isinstance(exc, errors.RedisClusterException):
-        return str(exc).startswith(
-            ("Redis Cluster cannot be connected", "All slots are not")
-        )
+        return str(exc).startswith(("Redis Cluster cannot be connected", "All slots are not"))
     # asyncio's own timeouts are TimeoutErrors without errno, and none of the server's business.
-    return isinstance(exc, OSError) and not (
-        isinstance(exc, TimeoutError) and exc.errno is None
-    )
+    return isinstance(exc, OSError) and not (isinstance(exc, TimeoutError) and exc.errno is None)
 
 
 class Backoff:
@@ -326,9 +304,7 @@ class Backoff:
 
 def _connection_kwargs(options: dict[str, Any]) -> dict[str, Any]:
     """What redis-py's own client would hand to its pool, made by asking it."""
-    template = aredis.Redis(
-        **{**known_to(aredis.Redis, options), "protocol": 2}
-    ).connection_pool
+    template = aredis.Redis(**{**known_to(aredis.Redis, options), "protocol": 2}).connection_pool
     kwargs = dict(template.connection_kwargs)
     kwargs.pop("himport_registry", None)
     return {

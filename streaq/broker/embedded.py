@@ -113,9 +113,7 @@ def _start_private() -> str:
         )
         _private = _Private(os.getpid(), f"unix://{path}", warden)
         try:
-            _wait_until_up(
-                path, _START_TIMEOUT, lambda: warden.poll() is None, lambda: _tail(log)
-            )
+            _wait_until_up(path, _START_TIMEOUT, lambda: warden.poll() is None, lambda: _tail(log))
         except BaseException:
             _stop_private()
             raise
@@ -153,9 +151,7 @@ def _start_shared(directory: Path) -> str:
                     os.close(users)
                     raise
         except OSError as e:
-            raise StreaqError(
-                f"embedded://{directory}: cannot be used: {e.strerror}"
-            ) from e
+            raise StreaqError(f"embedded://{directory}: cannot be used: {e.strerror}") from e
     return f"unix://{_shared[directory][0]}"
 
 
@@ -205,9 +201,7 @@ def _launch(directory: Path, path: str, guard: int) -> None:
         timeout=_START_TIMEOUT,
     )
     if done.returncode:
-        raise StreaqError(
-            f"the embedded server did not start: {done.stderr.decode()[-500:]}"
-        )
+        raise StreaqError(f"the embedded server did not start: {done.stderr.decode()[-500:]}")
 
 
 def _leave_shared(directory: Path) -> None:
@@ -246,9 +240,7 @@ def _wait_until_up(
         if not alive():
             raise StreaqError(f"the embedded server did not start: {log()}")
         if time.monotonic() > deadline:
-            raise StreaqError(
-                f"the embedded server did not answer in {seconds:.0f} s: {log()}"
-            )
+            raise StreaqError(f"the embedded server did not answer in {seconds:.0f} s: {log()}")
         time.sleep(_POLL)
 
 
@@ -287,9 +279,7 @@ def _socket_path(directory: Path) -> str:
     path = str(directory / "valkey.sock")
     if len(os.fsencode(path)) <= _LONGEST_SOCKET_PATH:
         return path
-    return os.path.join(
-        tempfile.mkdtemp(prefix="streaq-", dir=_short_temp_dir()), "valkey.sock"
-    )
+    return os.path.join(tempfile.mkdtemp(prefix="streaq-", dir=_short_temp_dir()), "valkey.sock")
 
 
 def _short_temp_dir() -> str:
@@ -333,11 +323,7 @@ def _tail(log: IO[bytes]) -> str:
 
 
 def _log_end(path: Path) -> str:
-    return (
-        path.read_bytes()[-500:].decode(errors="replace").strip()
-        if path.exists()
-        else ""
-    )
+    return path.read_bytes()[-500:].decode(errors="replace").strip() if path.exists() else ""
 
 
 def _forget_lock() -> None:

@@ -37,9 +37,7 @@ _NOT_FOR_USERS: Final = frozenset(
     }
 )
 _ADDRESS: Final = frozenset({"host", "port", "unix_socket_path", "path"})
-_SECRET_IN_QUERY: Final = re.compile(
-    r"((?:^|&)[^=&]*(?:password|secret|token)[^=&]*=)[^&]*", re.I
-)
+_SECRET_IN_QUERY: Final = re.compile(r"((?:^|&)[^=&]*(?:password|secret|token)[^=&]*=)[^&]*", re.I)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -96,9 +94,7 @@ def embedded_directory(url: str) -> Path | None:
         return None
     directory = Path(unquote(rest)).expanduser().resolve()
     if directory == directory.parent:
-        raise StreaqError(
-            "embedded:/// is the root directory: name one for the data, or none"
-        )
+        raise StreaqError("embedded:/// is the root directory: name one for the data, or none")
     return directory
 
 
@@ -126,9 +122,7 @@ def client_options(settings: ConnectionSettings) -> dict[str, Any]:
     options = _pool_options(settings.pool) if settings.pool is not None else {}
     options.update(settings.kwargs)
     if options.pop("decode_responses", False) and "decode_responses" in settings.kwargs:
-        message = (
-            "decode_responses in redis_kwargs is ignored: streaq needs the raw bytes"
-        )
+        message = "decode_responses in redis_kwargs is ignored: streaq needs the raw bytes"
         warnings.warn(message, UserWarning, stacklevel=4)
     if is_embedded(settings.url):
         embedded_directory(settings.url)
@@ -138,9 +132,7 @@ def client_options(settings: ConnectionSettings) -> dict[str, Any]:
         for name in _ADDRESS:
             options.pop(name, None)
     if settings.cluster_nodes is not None and int(options.pop("db", 0)):
-        raise StreaqError(
-            "a Redis Cluster has database 0 only: remove the database from redis_url"
-        )
+        raise StreaqError("a Redis Cluster has database 0 only: remove the database from redis_url")
     return options
 
 
@@ -156,9 +148,7 @@ def keepalive_options() -> dict[int, int]:
         "TCP_KEEPCNT": 3,
         "TCP_USER_TIMEOUT": 60_000,
     }
-    return {
-        getattr(socket, name): n for name, n in wanted.items() if hasattr(socket, name)
-    }
+    return {getattr(socket, name): n for name, n in wanted.items() if hasattr(socket, name)}
 
 
 def known_to(client_class: type[Any], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -193,13 +183,9 @@ def _check_names(kwargs: Mapping[str, Any]) -> None:
     known |= {*inspect.signature(aredis.RedisCluster).parameters}
     for name in kwargs:
         if name in _ADDRESS:
-            raise StreaqError(
-                f"{name!r} does not belong in redis_kwargs: put it into redis_url"
-            )
+            raise StreaqError(f"{name!r} does not belong in redis_kwargs: put it into redis_url")
         if name not in known or name in _NOT_FOR_USERS:
-            raise StreaqError(
-                f"redis_kwargs: redis-py's client takes no option {name!r}"
-            )
+            raise StreaqError(f"redis_kwargs: redis-py's client takes no option {name!r}")
 
 
 def _url_options(url: str) -> dict[str, Any]:
@@ -221,9 +207,7 @@ def _url_options(url: str) -> dict[str, Any]:
         options["unix_socket_path"] = options.pop("path")
     known = {*inspect.signature(aredis.Redis).parameters} - _NOT_FOR_USERS
     if unknown := sorted(set(options) - known):
-        raise StreaqError(
-            f"redis_url {mask_url(url)}: redis-py takes no option {unknown[0]!r}"
-        )
+        raise StreaqError(f"redis_url {mask_url(url)}: redis-py takes no option {unknown[0]!r}")
     return options
 
 
@@ -241,13 +225,9 @@ def _check_shape(url: str) -> None:
         raise StreaqError(f"redis_url is malformed: it has a '#' {hint}")
     if parts.scheme == "unix":
         if not parts.path:
-            raise StreaqError(
-                "redis_url has no socket path: write unix:///path/to/redis.sock"
-            )
+            raise StreaqError("redis_url has no socket path: write unix:///path/to/redis.sock")
     elif parts.path.strip("/") and not parts.path.strip("/").isdecimal():
-        raise StreaqError(
-            f"redis_url is malformed: after the host comes a database number {hint}"
-        )
+        raise StreaqError(f"redis_url is malformed: after the host comes a database number {hint}")
 
 
 def _pool_options(pool: aredis.ConnectionPool) -> dict[str, Any]:

@@ -35,9 +35,7 @@ def current_backend() -> Literal["asyncio", "trio"]:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        raise StreaqError(
-            "no event loop is running here: call this from async code"
-        ) from None
+        raise StreaqError("no event loop is running here: call this from async code") from None
     return "asyncio"
 
 
@@ -77,9 +75,7 @@ class Portal:
     async def __aenter__(self) -> Self:
         self._soon = _home_scheduler()
         self._started = anyio.Event()
-        self._thread = threading.Thread(
-            target=self._run, name="streaq-portal", daemon=True
-        )
+        self._thread = threading.Thread(target=self._run, name="streaq-portal", daemon=True)
         self._thread.start()
         with anyio.CancelScope(shield=True):
             await self._started.wait()
@@ -97,9 +93,7 @@ class Portal:
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(self._thread.join)
 
-    async def call(
-        self, fn: Callable[[Unpack[Ts]], Awaitable[T]], *args: Unpack[Ts]
-    ) -> T:
+    async def call(self, fn: Callable[[Unpack[Ts]], Awaitable[T]], *args: Unpack[Ts]) -> T:
         """Runs ``await fn(*args)`` as a task of the portal's loop, in the caller's context.
 
         Cancelling the caller cancels that task, and the cancellation goes on when it has ended.
@@ -110,9 +104,7 @@ class Portal:
         """
         loop = self._loop
         if loop is None:
-            raise StreaqError(
-                "the portal is closed: enter it before calling through it"
-            )
+            raise StreaqError("the portal is closed: enter it before calling through it")
         call = _Call()
         loop.call_soon_threadsafe(self._begin, call, fn, args, context=copy_context())
         try:
@@ -141,9 +133,7 @@ class Portal:
         self.post(self._started.set)
         await self._stop.wait()
 
-    def _begin(
-        self, call: _Call, fn: Callable[..., Awaitable[Any]], args: tuple[Any, ...]
-    ) -> None:
+    def _begin(self, call: _Call, fn: Callable[..., Awaitable[Any]], args: tuple[Any, ...]) -> None:
         call.task = asyncio.ensure_future(_run_call(fn, args))
         call.task.add_done_callback(lambda _: self.post(call.done.set))
 
