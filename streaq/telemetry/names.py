@@ -57,7 +57,15 @@ OUTCOMES = ("success", "failed", "aborted", "expired")
 ATTEMPT_STATUSES = ("success", "failed", "aborted", "retried", "returned")
 """Values of ``status`` on ``streaq_task_duration_seconds``: how one attempt ended."""
 RETRY_REASONS = ("asked", "timeout")
-REFUSALS = ("expired", "unknown", "undecodable", "exhausted", "unique", "drift", "dependency")
+REFUSALS = (
+    "expired",
+    "unknown",
+    "undecodable",
+    "exhausted",
+    "unique",
+    "drift",
+    "dependency",
+)
 
 LABEL_VALUES: dict[str, tuple[str, ...]] = {
     KIND: KINDS,
@@ -115,7 +123,10 @@ TASKS_ENQUEUED = Metric(
     (*PER_TASK, KIND),
 )
 TASKS_STARTED = Metric(
-    "streaq_tasks_started_total", "counter", "Attempts started, retries included.", PER_TASK
+    "streaq_tasks_started_total",
+    "counter",
+    "Attempts started, retries included.",
+    PER_TASK,
 )
 TASKS_FINISHED = Metric(
     "streaq_tasks_finished_total",
@@ -191,7 +202,10 @@ TASKS_RUNNING = Metric(
     "streaq_tasks_running", "gauge", "Attempts running in this process now.", PER_TASK
 )
 WORKER_CONCURRENCY = Metric(
-    "streaq_worker_concurrency", "gauge", "Attempts this process can run at once.", (QUEUE,)
+    "streaq_worker_concurrency",
+    "gauge",
+    "Attempts this process can run at once.",
+    (QUEUE,),
 )
 WORKER_OLDEST_RUNNING = Metric(
     "streaq_worker_oldest_running_start_timestamp_seconds",

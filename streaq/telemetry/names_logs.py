@@ -108,7 +108,9 @@ LOG_EVENTS: tuple[LogEvent, ...] = (
         (*_ENDED, "retry_in_ms"),
         (*_TRACE, *_ERROR),
     ),
-    LogEvent("task.failed", "error", "The task failed for good.", _ENDED, (*_TRACE, *_ERROR)),
+    LogEvent(
+        "task.failed", "error", "The task failed for good.", _ENDED, (*_TRACE, *_ERROR)
+    ),
     LogEvent(
         "task.aborted",
         "warning",
@@ -141,7 +143,15 @@ LOG_EVENTS: tuple[LogEvent, ...] = (
         "worker.started",
         "info",
         "The worker is ready to claim.",
-        ("queue", "worker_id", "concurrency", "priorities", "tasks", "backend", "version"),
+        (
+            "queue",
+            "worker_id",
+            "concurrency",
+            "priorities",
+            "tasks",
+            "backend",
+            "version",
+        ),
     ),
     LogEvent(
         "worker.stopped",
