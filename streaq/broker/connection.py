@@ -1,13 +1,10 @@
 """Opens clients to the server that the settings name (one server, Sentinel, Cluster, embedded),
-says clearly when it cannot be reached, and tells which errors a worker should wait out."""
+and says clearly when it cannot be reached."""
 
 from __future__ import annotations
 
 import asyncio
-import random
-import re
-import ssl
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any, Final, TypeAlias
 
 import redis
@@ -16,7 +13,6 @@ from redis import exceptions as errors
 from redis.asyncio.cluster import ClusterNode as AsyncClusterNode
 from redis.asyncio.connection import BlockingConnectionPool
 from redis.asyncio.retry import Retry as AsyncRetry
-from redis.asyncio.sentinel import MasterNotFoundError as AsyncMasterNotFoundError
 from redis.asyncio.sentinel import Sentinel as AsyncSentinel
 from redis.asyncio.sentinel import SentinelConnectionPool as AsyncSentinelPool
 from redis.asyncio.sentinel import SentinelManagedConnection as AsyncSentinelConnection
@@ -26,7 +22,7 @@ from redis.asyncio.sentinel import (
 from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode
 from redis.retry import Retry
-from redis.sentinel import MasterNotFoundError, Sentinel
+from redis.sentinel import Sentinel
 
 from streaq.broker.options import (
     ConnectionSettings,
@@ -36,7 +32,17 @@ from streaq.broker.options import (
     known_to,
     mask_url,
 )
+from streaq.broker.outage import Backoff, explain, is_connection_lost
 from streaq.types import StreaqError
+
+__all__ = [
+    "AsyncClient",
+    "Backoff",
+    "ConnectionSettings",
+    "Connector",
+    "SyncClient",
+    "is_connection_lost",
+]
 
 AsyncClient: TypeAlias = aredis.Redis | aredis.RedisCluster
 SyncClient: TypeAlias = redis.Redis | redis.RedisCluster
@@ -48,12 +54,6 @@ _SENTINEL_TIMEOUT: Final = 2
 _MAX_CONNECTIONS: Final = 128
 _MAX_NODE_CONNECTIONS: Final = 2**16
 _ASYNC_ONLY: Final = ("retry", "redis_connect_func", "event_dispatcher")
-
-# The server's way of saying "not now": during a failover, a resharding, a full disk or memory.
-# redis-py has classes for some of them only, and for none when a script was the one refused.
-_NOT_NOW: Final = re.compile(
-    r"(?:^|[-\s])(READONLY|UNBLOCKED|LOADING|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|NOREPLICAS|MISCONF|OOM)\s"
-)
 
 
 class Connector:
@@ -157,7 +157,7 @@ class Connector:
         try:
             await client.ping()
         except Exception as e:
-            raise StreaqError(f"{self.safe_url}: {self._explain(e)}") from e
+            raise StreaqError(f"{self.safe_url}: {explain(e, tls=self._tls)}") from e
         try:
             version = await _version(client)
         except errors.NoPermissionError:
@@ -183,8 +183,10 @@ class Connector:
 
     def _start_embedded_sync(self) -> None:
         # Imported here because it needs fcntl, which Windows has not.
-        from streaq.broker.embedded import start_embedded
-
+        try:
+            from streaq.broker.embedded import start_embedded
+        except ImportError as e:
+            raise StreaqError(f"embedded:// does not work on this system: {e}") from e
         url = start_embedded(self._settings.url)
         self._options["unix_socket_path"] = url.removeprefix("unix://")
 
@@ -238,69 +240,6 @@ class Connector:
         }
         return {**defaults, **(self._settings.sentinel_kwargs or {})}
 
-    def _explain(self, exc: Exception) -> str:
-        chain = list(_causes(exc))
-        text = str(exc)
-        if any(isinstance(e, errors.AuthenticationError) for e in chain):
-            return "the server refuses the login; give the right user and password in redis_url"
-        if any(isinstance(e, errors.NoPermissionError) for e in chain):
-            return f"the user may not do what streaq needs ({text}); extend its ACL"
-        if any(isinstance(e, ssl.SSLError) for e in chain) or "SSL" in text:
-            return (
-                f"TLS fails ({text}); check ssl_ca_certs and the name, or use redis:// without TLS"
-            )
-        if any(isinstance(e, errors.BusyLoadingError) for e in chain):
-            return "the server is still loading its data; try again in a moment"
-        if isinstance(exc, MasterNotFoundError | AsyncMasterNotFoundError):
-            return f"no Sentinel knows a live master of that name ({text}); check both"
-        if isinstance(exc, errors.RedisClusterException):
-            return f"no Cluster answers there ({text}); check cluster_nodes"
-        hint = "" if self._tls else ", and if it wants TLS, say rediss://"
-        return f"no Redis server answers ({text}); start one or correct redis_url{hint}"
-
-
-def is_connection_lost(exc: BaseException) -> bool:
-    """Whether this error says that the server is away or cannot serve writes now, so that a worker
-    should wait, reconnect and go on. Errors that another try cannot cure are not among them."""
-    if isinstance(exc, errors.ConnectionError | errors.TimeoutError | errors.SlotNotCoveredError):
-        return True
-    if isinstance(exc, errors.ReadOnlyError | errors.ClusterError | errors.OutOfMemoryError):
-        return True
-    if isinstance(exc, errors.ResponseError):
-        return isinstance(exc, errors.TryAgainError) or bool(_NOT_NOW.search(f"{exc} "))
-    if isinstance(exc, errors.RedisClusterException):
-        return str(exc).startswith(("Redis Cluster cannot be connected", "All slots are not"))
-    # asyncio's own timeouts are TimeoutErrors without errno, and none of the server's business.
-    return isinstance(exc, OSError) and not (isinstance(exc, TimeoutError) and exc.errno is None)
-
-
-class Backoff:
-    """How long to wait before trying to reconnect: a random part of a limit that doubles with each
-    try, so that many workers do not come back at the same instant.
-
-    :param base: the first limit, in seconds.
-    :param cap: no limit is over this, in seconds.
-    :param rng: the source of chance; give a seeded one in tests.
-    """
-
-    def __init__(
-        self, base: float = 0.05, cap: float = 5.0, rng: random.Random | None = None
-    ) -> None:
-        self._base = base
-        self._cap = cap
-        self._rng = rng or random.Random()  # noqa: S311 - jitter, not secrets
-        self._limit = base
-
-    def next_delay(self) -> float:
-        """Seconds to wait now; the limit of the next one is doubled."""
-        limit = self._limit
-        self._limit = min(limit * 2, self._cap)
-        return self._rng.uniform(0, limit)
-
-    def reset(self) -> None:
-        """Start again from the base: the server answered."""
-        self._limit = self._base
-
 
 def _connection_kwargs(options: dict[str, Any]) -> dict[str, Any]:
     """What redis-py's own client would hand to its pool, made by asking it."""
@@ -324,13 +263,5 @@ async def _version(client: AsyncClient) -> tuple[int, ...] | None:
     return parts or None
 
 
-def _causes(exc: BaseException | None) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    while exc is not None and id(exc) not in seen:
-        seen.add(id(exc))
-        yield exc
-        exc = exc.__cause__ or exc.__context__
-
-
-def _join(nodes: Any) -> str:
+def _join(nodes: Sequence[tuple[str, int]]) -> str:
     return ",".join(f"{host}:{port}" for host, port in nodes)

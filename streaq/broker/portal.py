@@ -7,13 +7,14 @@ import asyncio
 import sys
 import threading
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from contextvars import copy_context
 from types import TracebackType
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import anyio
 import anyio.to_thread
-from typing_extensions import Self, TypeVarTuple, Unpack
+from typing_extensions import TypeVarTuple, Unpack
 
 from streaq.types import StreaqError
 
@@ -42,21 +43,19 @@ def current_backend() -> Literal["asyncio", "trio"]:
 class _Call:
     """One call on its way: its task over there, and the event that its end sets over here."""
 
-    __slots__ = ("cancelled", "done", "task")
+    __slots__ = ("done", "task")
 
     def __init__(self) -> None:
         self.done = anyio.Event()
         self.task: asyncio.Task[Any] | None = None
-        self.cancelled = False
 
     def cancel(self) -> None:
-        self.cancelled = True
         if self.task is not None:
             self.task.cancel()
 
 
 class Portal:
-    """An asyncio loop in a thread (uvloop where installed), open while the context is.
+    """An asyncio loop (uvloop's where installed) in a thread, for as long as the context is open.
 
     Example::
 
@@ -68,17 +67,16 @@ class Portal:
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop = asyncio.Event()
-        self._started: anyio.Event
         self._thread: threading.Thread
         self._soon: Callable[..., object]
 
     async def __aenter__(self) -> Self:
         self._soon = _home_scheduler()
-        self._started = anyio.Event()
-        self._thread = threading.Thread(target=self._run, name="streaq-portal", daemon=True)
+        self._loop = loop = _new_loop()
+        self._thread = threading.Thread(
+            target=self._run, args=(loop,), name="streaq-portal", daemon=True
+        )
         self._thread.start()
-        with anyio.CancelScope(shield=True):
-            await self._started.wait()
         return self
 
     async def __aexit__(
@@ -90,15 +88,15 @@ class Portal:
         loop, self._loop = self._loop, None
         if loop is not None:
             loop.call_soon_threadsafe(self._stop.set)
-        with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(self._thread.join)
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(self._thread.join)
 
     async def call(self, fn: Callable[[Unpack[Ts]], Awaitable[T]], *args: Unpack[Ts]) -> T:
         """Runs ``await fn(*args)`` as a task of the portal's loop, in the caller's context.
 
         Cancelling the caller cancels that task, and the cancellation goes on when it has ended.
-        Should it have succeeded all the same, its value is not lost: it is returned, and the
-        cancellation comes at the next checkpoint.
+        Should the task have come to an end of its own all the same, its value or error is not
+        lost: it is handed on, and the cancellation comes at the caller's next checkpoint.
 
         :raises StreaqError: the portal is closed, or was closed before the call ended.
         """
@@ -110,28 +108,25 @@ class Portal:
         try:
             await call.done.wait()
         except anyio.get_cancelled_exc_class():
-            loop.call_soon_threadsafe(call.cancel)
+            # A loop that is closed has ended the call before.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(call.cancel)
             with anyio.CancelScope(shield=True):
                 await call.done.wait()
             if call.task is None or call.task.cancelled():
                 raise
-        assert call.task is not None
-        if call.task.cancelled():
-            raise StreaqError("the portal was closed before this call ended")
+        if call.task is None or call.task.cancelled():
+            raise StreaqError("the portal was closed before the call ended")
         return call.task.result()
 
     def post(self, fn: Callable[[Unpack[Ts]], object], *args: Unpack[Ts]) -> None:
         """From the portal's thread: have ``fn(*args)`` called soon on the thread that entered it."""
         self._soon(fn, *args)
 
-    def _run(self) -> None:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(self._serve())
-
-    async def _serve(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self.post(self._started.set)
-        await self._stop.wait()
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        # The runner cancels what is left when the portal closes, and closes the loop.
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
+            runner.run(self._stop.wait())
 
     def _begin(self, call: _Call, fn: Callable[..., Awaitable[Any]], args: tuple[Any, ...]) -> None:
         call.task = asyncio.ensure_future(_run_call(fn, args))
@@ -142,12 +137,12 @@ async def _run_call(fn: Callable[..., Awaitable[Any]], args: tuple[Any, ...]) ->
     return await fn(*args)
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def _new_loop() -> asyncio.AbstractEventLoop:
     try:
         import uvloop
     except ImportError:
-        return None
-    return uvloop.new_event_loop
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
 
 
 def _home_scheduler() -> Callable[..., object]:

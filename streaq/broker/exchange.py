@@ -1,0 +1,157 @@
+"""The one round trip per batch: settles go out, claimed tasks come back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from streaq.broker.publish import Change, parse_changes
+from streaq.broker.scripts import Arg, Scripts
+
+SETTLED, FENCED, SETTLED_BEFORE = 1, 0, 2
+
+
+class Settle(NamedTuple):
+    """The end of an attempt as the exchange script takes it (see ``exchange.lua``)."""
+
+    task_id: str
+    message_id: bytes
+    priority: str
+    try_number: str
+    action: str
+    status: str
+    reason: str
+    keep: str
+    value: bytes
+    text: str
+    when: str
+    trace: str
+    flags: str
+
+
+class Reserved(NamedTuple):
+    """A message this worker holds without having started its task."""
+
+    task_id: str
+    message_id: bytes
+    priority: str
+
+
+class Claimed(NamedTuple):
+    """A task that will run now: its try is counted."""
+
+    task_id: str
+    message_id: bytes
+    priority: str
+    try_number: int
+    fn: str
+    args: bytes
+    headers: bytes
+    created_ms: int
+    due_ms: int
+    kind: str
+    input: bytes
+    links: str
+    previous: str
+    lost_worker: str
+    started_ms: int
+
+
+class Refused(NamedTuple):
+    """A task that may not run, and was ended by the claim."""
+
+    task_id: str
+    priority: str
+    fn: str
+    status: str
+    reason: str
+    text: str
+    created_ms: int
+    due_ms: int
+    enqueued_ms: int
+    tries: int
+    kind: str
+    headers: bytes
+    previous: str
+    links: str
+
+
+class Request(NamedTuple):
+    """What to settle, what to start, and how much more there is room for."""
+
+    settles: Sequence[Settle]
+    starts: Sequence[Reserved]
+    want: int
+    reserve: int
+    reclaim: bool
+    resent: bool
+
+
+class Reply(NamedTuple):
+    """What came of it. ``short``: the queue had less than was wanted."""
+
+    now_ms: int
+    codes: list[int]
+    claimed: list[Claimed]
+    refused: list[Refused]
+    reserved: list[Reserved]
+    changes: list[Change]
+    short: bool
+
+
+class Exchange:
+    """Calls ``exchange.lua`` for one worker."""
+
+    def __init__(
+        self, scripts: Scripts, worker_id: str, lease_ms: int, priorities: Sequence[str]
+    ) -> None:
+        self._scripts = scripts
+        self._worker_id = worker_id
+        self._lease_ms = lease_ms
+        self._priorities: list[Arg] = [len(priorities), *priorities]
+
+    async def __call__(self, registry: str, request: Request) -> Reply:
+        """Settle and claim.
+
+        :raises redis.exceptions.ResponseError: ``STREAQ_REGISTRY``, when the server forgot the
+            worker's functions (nothing was done; register them and repeat).
+        """
+        args: list[Arg] = [
+            self._worker_id, registry, self._lease_ms, request.want, request.reserve,
+            int(request.reclaim), int(request.resent), *self._priorities, len(request.starts),
+        ]  # fmt: skip
+        for start in request.starts:
+            args += start
+        args.append(len(request.settles))
+        for settle in request.settles:
+            args += settle
+        return parse_reply(await self._scripts("exchange", args))
+
+
+def parse_reply(raw: list[Any]) -> Reply:
+    """Read the exchange script's answer."""
+    now = int(raw[0])
+    return Reply(
+        now,
+        raw[1],
+        [_claimed(r, now) for r in raw[2]],
+        [_refused(r) for r in raw[3]],
+        [Reserved(r[0].decode(), r[1], r[2].decode()) for r in raw[4]],
+        parse_changes(raw[5]) if raw[5] else [],
+        raw[6] == 1,
+    )
+
+
+def _claimed(r: list[bytes], now: int) -> Claimed:
+    return Claimed(
+        r[0].decode(), r[1], r[2].decode(), int(r[3]), r[4].decode(), r[5], r[6], int(r[7]),
+        int(r[8]), r[9].decode(), r[10], r[11].decode(), r[12].decode(), r[13].decode(), now,
+    )  # fmt: skip
+
+
+def _refused(r: list[bytes]) -> Refused:
+    return Refused(
+        r[0].decode(), r[1].decode(), r[2].decode(), r[3].decode(), r[4].decode(), r[5].decode(),
+        int(r[6]), int(r[7]), int(r[8] or 0), int(r[9]), r[10].decode(), r[11], r[12].decode(),
+        r[13].decode(),
+    )  # fmt: skip

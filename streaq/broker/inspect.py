@@ -1,0 +1,137 @@
+"""Looking without touching: one task, lists of tasks, and the whole queue."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from streaq.broker.scripts import Arg, Scripts
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What Redis knows of one task. ``state`` is empty for an unknown one, or ``done``."""
+
+    task_id: str
+    state: str
+    fields: dict[str, bytes]
+    dependencies: set[str]
+    dependents: set[str]
+    scheduled_ms: int | None
+    record: bytes
+
+    def text(self, name: str) -> str:
+        """A field as text; empty when it is not there."""
+        return self.fields.get(name, b"").decode("utf-8", "replace")
+
+    def number(self, name: str) -> int:
+        """A field as a number; 0 when it is not there."""
+        return int(float(self.fields.get(name) or 0))
+
+
+@dataclass(frozen=True, slots=True)
+class PrioritySnapshot:
+    """One priority of a queue at a moment."""
+
+    priority: str
+    depth: int
+    """Tasks that could run now and do not."""
+    scheduled: int
+    blocked: int
+    running: int
+    oldest_due_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class CronSnapshot:
+    """One cron job. Times are None until known."""
+
+    name: str
+    last_success_ms: int | None
+    next_ms: int | None
+    missed: int
+    crontab: str
+
+
+@dataclass(frozen=True, slots=True)
+class QueueSnapshot:
+    """A whole queue at a moment of the server's clock."""
+
+    queue: str
+    now_ms: int
+    priorities: list[PrioritySnapshot]
+    workers: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    crons: list[CronSnapshot] = field(default_factory=list[CronSnapshot])
+    repeating: int = 0
+
+    def size(self, *, include_scheduled: bool) -> int:
+        """Tasks that wait to run: due ones, and (if asked) those scheduled for later."""
+        return sum(p.depth + (p.scheduled if include_scheduled else 0) for p in self.priorities)
+
+
+def parse_snapshot(queue: str, raw: list[Any]) -> QueueSnapshot:
+    """Read the answer of ``snapshot.lua``."""
+    return QueueSnapshot(
+        queue,
+        int(raw[0]),
+        sorted(
+            (
+                PrioritySnapshot(
+                    p[0].decode(), p[1], p[2], p[3], p[4], int(p[5]) if p[5] else None
+                )
+                for p in raw[1]
+            ),
+            key=lambda p: p.priority,
+        ),
+        [json.loads(w) for w in raw[2]],
+        [
+            CronSnapshot(
+                c[0].decode(),
+                int(c[1]) if c[1] else None,
+                int(c[2]) if c[2] else None,
+                int(c[3]),
+                c[4].decode(),
+            )
+            for c in raw[3]
+        ],
+        raw[4],
+    )
+
+
+class Inspector:
+    """Reads the state of one queue. asyncio only."""
+
+    def __init__(self, scripts: Scripts, queue: str) -> None:
+        self._scripts = scripts
+        self._queue = queue
+
+    async def look(self, task_ids: Sequence[str], *, arguments: bool = False) -> list[Seen]:
+        """What is known of these tasks, in their order."""
+        if not task_ids:
+            return []
+        raw = await self._scripts("inspect", [int(arguments), *task_ids])
+        return [_seen(task_id, r) for task_id, r in zip(task_ids, raw, strict=True)]
+
+    async def list_ids(self, status: str, limit: int, priorities: Sequence[str]) -> list[str]:
+        """Ids of tasks that are ``scheduled``, ``queued``, ``running`` or ``done``."""
+        args: list[Arg] = [status, limit, *priorities]
+        return [task_id.decode() for task_id in await self._scripts("list", args)]
+
+    async def snapshot(self) -> QueueSnapshot:
+        """The whole queue, in one call whose cost does not grow with its tasks."""
+        return parse_snapshot(self._queue, await self._scripts("snapshot", []))
+
+
+def _seen(task_id: str, r: list[Any]) -> Seen:
+    flat = r[1]
+    return Seen(
+        task_id,
+        r[0].decode(),
+        {flat[i].decode(): flat[i + 1] for i in range(0, len(flat), 2)},
+        {d.decode() for d in r[2]},
+        {d.decode() for d in r[3]},
+        int(r[4]) if r[4] else None,
+        r[5],
+    )

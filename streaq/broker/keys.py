@@ -1,0 +1,55 @@
+"""Every key and channel name, and nowhere else (but for ``lua/_base.lua``, which extends these).
+
+| key | type | what it holds | gone |
+|---|---|---|---|
+| ``stream:<priority>`` | stream | messages of queued and running tasks | stays, empty |
+| ``task:<id>`` | hash | a task that has not ended | when it ends |
+| ``result:<id>`` | string | its result | after the task's ``ttl`` |
+| ``due:<priority>`` | sorted set | ids due later | with its last member |
+| ``blocked:<priority>`` | sorted set | ids that wait for others | with its last member |
+| ``dependents:<id>`` | hash | who waits for this task, and how | when it ends |
+| ``dependencies:<id>`` | set | whom this task waits for | when the last one ends |
+| ``lock:<function>`` | string | id of the unique task that runs | two leases, renewed |
+| ``schedules`` | sorted set | repeating schedules by next firing | with its last member |
+| ``schedule:<id>`` | hash | one of them | when unscheduled |
+| ``crons`` | sorted set | cron jobs by next firing | a week after the last |
+| ``cron:<function>`` | hash | what is known of one | a week after its next firing |
+| ``registry:<digest>`` | hash | functions and options of one version of the code | ten leases |
+| ``worker:<id>`` | string | health record of a worker | one lease, renewed |
+| ``workers`` | sorted set | workers by the end of their lease | a day after the last |
+| ``priorities`` | set | priorities ever used | stays |
+| ``done`` | list | ids that ended last, at most 10,000 | with the longest ``ttl`` |
+
+Channels: ``control`` (aborts, due times, handed-back tasks), ``done:<id>`` (results).
+"""
+
+from __future__ import annotations
+
+STAY = ("stream:", "priorities")
+"""Keys without a TTL that an idle, healthy queue keeps: consumer groups live in the streams."""
+
+GROUP = "workers"
+
+
+class Keys:
+    """Names of one queue. The braces are a hash tag: all of them share one Cluster slot."""
+
+    __slots__ = ("base", "control", "queue")
+
+    def __init__(self, queue: str) -> None:
+        self.queue = queue
+        self.base = f"streaq:{{{queue}}}:"
+        self.control = f"{self.base}control"
+
+    def stream(self, priority: str) -> str:
+        return f"{self.base}stream:{priority}"
+
+    def task(self, task_id: str) -> str:
+        return f"{self.base}task:{task_id}"
+
+    def result(self, task_id: str) -> str:
+        return f"{self.base}result:{task_id}"
+
+    def done(self, task_id: str) -> str:
+        """The channel on which the result of a task is published."""
+        return f"{self.base}done:{task_id}"

@@ -1,0 +1,137 @@
+-- queued -> running. A claimed task is one that will run now: its try is counted, and its abort
+-- flag, expiry, tries and unique lock are checked, all here. What may not run ends here as well.
+
+local started, refused = {}, {}
+
+-- Options of a function, as the claiming worker registered them: max tries, drift, unique, keep.
+local options = {}
+
+local function option(registry, fn)
+  local found = options[fn]
+  if found == nil then
+    local raw = redis.call('HGET', registry, fn)
+    if raw then
+      local tries, drift, unique, keep = string.match(raw, '^(%d*)|(%d*)|(%d*)|(%-?%d*)$')
+      found = {
+        tries = tonumber(tries), drift = tonumber(drift), unique = unique == '1',
+        keep = tonumber(keep),
+      }
+    else
+      found = false
+    end
+    options[fn] = found
+  end
+  return found
+end
+
+local function clash(worker, id, fn, lease_ms)
+  local lock = base .. 'lock:' .. fn
+  if redis.call('SET', lock, id, 'NX', 'PX', lease_ms * 2) then
+    return nil
+  end
+  local holder = redis.call('GET', lock)
+  if holder == id then
+    redis.call('PEXPIRE', lock, lease_ms * 2)
+    return nil
+  end
+  return holder
+end
+
+-- Why this task may not start: status, reason, text; nil when it may.
+local function objection(worker, id, t, opts, lease_ms)
+  local tries = tonumber(t.try or 0)
+  if t.stop then
+    return 'aborted', 'user', ''
+  elseif t.till and tries == 0 and tonumber(t.till) < now then
+    return 'refused', 'expired', ''
+  elseif not opts then
+    return 'refused', 'unknown', ''
+  elseif opts.tries and tries >= opts.tries then
+    return 'refused', 'exhausted', int(tries)
+  elseif opts.drift and now - tonumber(t.due) > opts.drift then
+    return 'refused', 'drift', int(now - tonumber(t.due))
+  end
+  if opts.unique then
+    local holder = clash(worker, id, t.fn, lease_ms)
+    if holder then
+      return 'refused', 'unique', holder
+    end
+  end
+  return nil
+end
+
+local function refuse(id, t, opts, status, reason, text)
+  drop(t.pri, t.msg)
+  if t.who and opts and opts.unique then
+    unlock(t.fn, id)
+  end
+  refused[#refused + 1] = {
+    id, t.pri, t.fn, status, reason, text, t.made, t.due, message_ms(t.msg), t.try or '0',
+    t.kind or '', t.head or '', t.trace or '', t.links or '',
+  }
+  t.began, t.who = nil, nil
+  finish(id, t, {
+    status = status == 'refused' and 'failed' or status, reason = reason, text = text,
+    value = reason == 'exhausted' and t.err or '', keep = opts and opts.keep, trace = '',
+  })
+end
+
+-- Start (or refuse) the task behind a message that this worker holds.
+local function start(worker, registry, lease_ms, pri, msg, id)
+  local key = base .. 'task:' .. id
+  local t = hash(redis.call('HGETALL', key))
+  if t.msg ~= msg then
+    -- The task ended or moved on: the message is a leftover.
+    drop(pri, msg)
+    return
+  end
+  local lost = t.who or ''
+  if lost ~= '' then
+    t.log = remember(t, 'lost', '', t.trace)
+    redis.call('HSET', key, 'log', t.log)
+  end
+  local opts = option(registry, t.fn)
+  local status, reason, text = objection(worker, id, t, opts, lease_ms)
+  if status then
+    refuse(id, t, opts, status, reason, text)
+    return
+  end
+  local try = int(tonumber(t.try or 0) + 1)
+  redis.call('HSET', key, 'state', 'running', 'who', worker, 'try', try, 'began', int(now))
+  started[#started + 1] = {
+    id, msg, pri, try, t.fn, t.args, t.head or '', t.made, t.due, t.kind or '', t.input or '',
+    t.links or '', t.trace or '', lost,
+  }
+end
+
+-- A stream whose group is gone (a flushed server) is given a new one, and read again.
+local function read(worker, stream, count)
+  local command = { 'XREADGROUP', 'GROUP', GROUP, worker, 'COUNT', count, 'STREAMS', stream, '>' }
+  local reply = redis.pcall(unpack(command))
+  if reply and reply.err then
+    redis.call('XGROUP', 'CREATE', stream, GROUP, '0', 'MKSTREAM')
+    reply = redis.call(unpack(command))
+  end
+  return reply and reply[1][2] or {}
+end
+
+-- Messages of dead workers, and messages that were handed back. One call scans ten messages for
+-- each it may return, so long-running tasks at the head must not hide the dead ones behind them.
+local function reclaim(worker, stream, lease_ms, count)
+  local found, cursor = {}, '0-0'
+  for _ = 1, 1000 do
+    local reply = redis.pcall('XAUTOCLAIM', stream, GROUP, worker, lease_ms, cursor,
+      'COUNT', count - #found)
+    if reply.err then
+      break
+    end
+    for _, entry in ipairs(reply[2]) do
+      found[#found + 1] = entry
+    end
+    cursor = reply[1]
+    if cursor == '0-0' or #found >= count then
+      break
+    end
+  end
+  return found
+end

@@ -1,0 +1,140 @@
+-- any state -> done. The end of a task and all that follows from it: its result stored and
+-- published, its key gone, and its dependents released or failed, however deep they go.
+
+-- What the caller may want to tell hooks: dependents released, failed or skipped.
+local events = {}
+
+local function tell(what, id, t, by)
+  events[#events + 1] = {
+    what, id, t.fn or '', t.pri or '', by, t.made or '', t.due or '', t.kind or '', t.head or '',
+  }
+end
+
+-- The result record: one line a field, the serialised value last (see wire.py).
+local function store(id, t, status, reason, value, text, keep, trace)
+  local record = table.concat({
+    '1', status, reason, t.fn or '', id, t.made or '', message_ms(t.msg), t.began or '', int(now),
+    t.try or '0', t.who or '', t.pri or '', t.due or '', trace or '', text or '', t.log or '',
+    value or '',
+  }, '\n')
+  keep = tonumber(keep or t.keep or DEFAULT_KEEP)
+  if keep ~= 0 then
+    local key = base .. 'result:' .. id
+    if keep > 0 then
+      redis.call('SET', key, record, 'PX', keep)
+      longest_keep = math.max(longest_keep, keep)
+    else
+      redis.call('SET', key, record)
+      longest_keep = math.max(longest_keep, 86400000 * 365)
+    end
+    ended[#ended + 1] = id
+  end
+  redis.call('PUBLISH', base .. 'done:' .. id, record)
+end
+
+local DEPENDENT = { 'state', 'fn', 'pri', 'made', 'kind', 'head', 'keep', 'needs', 'due', 'links',
+  'deps' }
+
+local function read_dependent(id)
+  local raw = redis.call('HMGET', base .. 'task:' .. id, unpack(DEPENDENT))
+  local t = {}
+  for i, name in ipairs(DEPENDENT) do
+    t[name] = raw[i] or nil
+  end
+  return t
+end
+
+-- blocked -> done, without having run
+local function end_blocked(id, t, status, reason, value, text)
+  redis.call('ZREM', base .. 'blocked:' .. t.pri, id)
+  for _, other in ipairs(redis.call('SMEMBERS', base .. 'dependencies:' .. id)) do
+    redis.call('HDEL', base .. 'dependents:' .. other, id)
+  end
+  redis.call('DEL', base .. 'dependencies:' .. id, base .. 'task:' .. id)
+  store(id, t, status, reason, value, text)
+end
+
+-- blocked -> queued, when nothing else is waited for
+local function release(id, t, by)
+  if redis.call('SCARD', base .. 'dependencies:' .. id) > 0 then
+    return
+  end
+  redis.call('ZREM', base .. 'blocked:' .. t.pri, id)
+  enqueue(id, t.pri, int(now))
+  tell('released', id, t, by.id)
+end
+
+-- What the end of `by` means for one task that waits for it; returns an end that follows from it.
+local function settle_dependent(id, mode, by)
+  redis.call('SREM', base .. 'dependencies:' .. id, by.id)
+  local t = read_dependent(id)
+  if t.state ~= 'blocked' then
+    return nil
+  end
+  if by.ok and mode == 'otherwise' then
+    end_blocked(id, t, 'success', 'skipped', by.value, '')
+    tell('skipped', id, t, by.id)
+    return { id = id, ok = true, value = by.value, trace = by.trace }
+  end
+  local input = nil
+  if by.ok and mode == 'then' then
+    input = by.value
+  elseif not by.ok and mode == 'otherwise' then
+    input = by.input
+  end
+  local runnable = (by.ok or mode == 'otherwise') and not (mode ~= 'after' and t.needs and not input)
+  if not runnable then
+    end_blocked(id, t, 'failed', 'dependency', '', 'task ' .. by.id .. ' ' .. by.text)
+    tell('failed', id, t, by.id)
+    return { id = id, ok = false, text = 'failed because a task before it did' }
+  end
+  local key = base .. 'task:' .. id
+  if input then
+    redis.call('HSET', key, 'input', input)
+  end
+  if by.trace and by.trace ~= '' then
+    redis.call('HSET', key, 'links', t.links and (t.links .. ' ' .. by.trace) or by.trace)
+  end
+  release(id, t, by)
+  return nil
+end
+
+local function settle_dependents(root)
+  local stack = { root }
+  while #stack > 0 do
+    local by = table.remove(stack)
+    local key = base .. 'dependents:' .. by.id
+    local waiting = redis.call('HGETALL', key)
+    redis.call('DEL', key)
+    for i = 1, #waiting, 2 do
+      stack[#stack + 1] = settle_dependent(waiting[i], waiting[i + 1], by)
+    end
+  end
+end
+
+local FAILURE = {
+  failed = 'failed', aborted = 'was aborted', refused = 'was refused',
+}
+
+-- t holds the task's fields; `ending` has status, reason, value, text, keep, trace.
+local function finish(id, t, ending)
+  local input = nil
+  if t.deps then
+    input = redis.call('HGET', base .. 'task:' .. id, 'input') or nil
+  end
+  redis.call('DEL', base .. 'task:' .. id)
+  store(id, t, ending.status, ending.reason, ending.value, ending.text, ending.keep, ending.trace)
+  if t.deps then
+    settle_dependents({
+      id = id, ok = ending.status == 'success', value = ending.value, input = input,
+      trace = ending.trace, text = FAILURE[ending.status] or 'failed',
+    })
+  end
+end
+
+local function unlock(fn, id)
+  local lock = base .. 'lock:' .. fn
+  if redis.call('GET', lock) == id then
+    redis.call('DEL', lock)
+  end
+end

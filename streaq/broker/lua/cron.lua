@@ -1,0 +1,51 @@
+-- include _base
+-- One firing of a cron job that is written in the code, or (due 0) its registration.
+--
+-- Only a worker that has the job fires it, so a job deleted from the code stops. What is kept here
+-- makes two workers fire it once, and tells what was missed while none was alive.
+--
+-- ARGV: fn, crontab, due (0 to register), next firing ('' none), missed, id of the task, priority,
+--   args, headers, keep ms.
+-- Reply: now, 1 when the task was made, the last firing known ('' none), how many were missed.
+local fn, tab, due, following, missed = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
+local key = base .. 'cron:' .. fn
+local week = 7 * 86400000
+
+local known = redis.call('HMGET', key, 'tab', 'last')
+local last = known[1] == tab and known[2] or nil
+if not last then
+  -- A new job, or a new timetable: nothing before this moment was missed.
+  last = int(due > 0 and due - 1 or now)
+  redis.call('HSET', key, 'tab', tab, 'last', last)
+end
+
+local made = 0
+if due > 0 and tonumber(last) < due then
+  local task = base .. 'task:' .. ARGV[6]
+  redis.call('HSET', key, 'last', int(due))
+  if tonumber(missed) > 0 then
+    redis.call('HINCRBY', key, 'missed', missed)
+  end
+  if redis.call('EXISTS', task, base .. 'result:' .. ARGV[6]) == 0 then
+    redis.call('HSET', task, 'fn', fn, 'pri', ARGV[7], 'args', ARGV[8], 'made', int(now),
+      'kind', 'cron', 'keep', ARGV[10])
+    if ARGV[9] ~= '' then
+      redis.call('HSET', task, 'head', ARGV[9])
+    end
+    enqueue(ARGV[6], ARGV[7], int(due))
+    made = 1
+  end
+  last = int(due)
+end
+
+if following ~= '' then
+  redis.call('HSET', key, 'next', following)
+  redis.call('ZADD', base .. 'crons', following, fn)
+  redis.call('PEXPIRE', key, math.max(0, tonumber(following) - now) + week)
+else
+  redis.call('ZREM', base .. 'crons', fn)
+  redis.call('PEXPIRE', key, week)
+end
+-- Jobs that nobody fires any more.
+redis.call('ZREMRANGEBYSCORE', base .. 'crons', '-inf', now - week)
+return { int(now), made, last, redis.call('HGET', key, 'missed') or '0' }

@@ -1,0 +1,171 @@
+-- include _base _finish _claim
+-- One round trip per batch: settle what finished, start what was reserved, claim what fits.
+--
+-- ARGV: worker, registry digest, lease ms, want, reserve, reclaim (0 or 1), resent (0 or 1),
+--   count of priorities, each highest first;
+--   count of starts, each: id, message, priority;
+--   count of settles, each: id, message, priority, try, action, status, reason, keep ms, value,
+--   text, when, trace, flags (u: holds the unique lock, c: a static cron job).
+-- Actions: `end`; `retry` (when: `+ms` from now, or the ms); `return` (its try refunded).
+-- Reply: now, a code per settle, started, refused, reserved, dependents' events,
+--   1 when the queue had less than was wanted.
+-- Codes: 1 settled, 0 fenced, 2 settled before (the answer to it was lost).
+local worker, lease_ms = ARGV[1], tonumber(ARGV[3])
+local want, reserve = tonumber(ARGV[4]), tonumber(ARGV[5])
+local registry = base .. 'registry:' .. ARGV[2]
+local at = 8
+
+local function next_arg()
+  at = at + 1
+  return ARGV[at]
+end
+
+local priorities = {}
+for i = 1, tonumber(ARGV[8]) do
+  priorities[i] = next_arg()
+end
+
+local starts = tonumber(next_arg())
+if (want > 0 or starts > 0) and redis.call('EXISTS', registry) == 0 then
+  return redis.error_reply('STREAQ_REGISTRY is gone')
+end
+local start_at = at
+at = at + starts * 3
+
+local SETTLED = { 'msg', 'try', 'who', 'fn', 'pri', 'made', 'due', 'began', 'log', 'deps' }
+
+-- running -> scheduled (or queued, when it is due at once)
+local function retry(id, t, when, text, value, trace)
+  local key = base .. 'task:' .. id
+  local due
+  if string.sub(when, 1, 1) == '+' then
+    due = now + tonumber(string.sub(when, 2))
+  else
+    due = tonumber(when)
+  end
+  redis.call('HSET', key, 'log', remember(t, 'retried', text, trace), 'trace', trace,
+    'kind', 'retry')
+  if value ~= '' then
+    redis.call('HSET', key, 'err', value)
+  end
+  redis.call('HDEL', key, 'who', 'began', 'msg')
+  drop(t.pri, t.msg)
+  if due <= now then
+    enqueue(id, t.pri, int(now))
+  else
+    schedule(id, t.pri, int(due))
+  end
+end
+
+local returned = false
+
+-- running -> queued, as if it had not been started
+local function give_back(id, t, trace)
+  local key = base .. 'task:' .. id
+  redis.call('HSET', key, 'state', 'queued', 'log', remember(t, 'returned', '', trace),
+    'try', int(tonumber(t.try) - 1))
+  redis.call('HDEL', key, 'who', 'began')
+  redis.call('XCLAIM', base .. 'stream:' .. t.pri, GROUP, RETURNED, 0, t.msg, 'TIME', 1, 'JUSTID')
+  returned = true
+end
+
+-- A resent settle whose first copy did arrive finds the traces of itself.
+local function settled_before(id, try, action, raw)
+  if raw[1] or raw[2] then
+    local tries = tonumber(raw[2] or 0)
+    return not raw[3] and tries == (action == 'return' and tonumber(try) - 1 or tonumber(try))
+  end
+  local record = redis.call('GETRANGE', base .. 'result:' .. id, 0, 1023)
+  local seen, who = string.match(record, '^' .. string.rep('[^\n]*\n', 9) .. '([^\n]*)\n([^\n]*)\n')
+  return seen == try and who == worker
+end
+
+local function settle(id, msg, pri, try, action, status, reason, keep, value, text, when, trace,
+                      flags)
+  local raw = redis.call('HMGET', base .. 'task:' .. id, unpack(SETTLED))
+  if raw[1] ~= msg or raw[2] ~= try or raw[3] ~= worker then
+    if ARGV[7] == '1' and settled_before(id, try, action, raw) then
+      return 2
+    end
+    return 0
+  end
+  local t = {
+    msg = msg, try = try, who = worker, fn = raw[4], pri = raw[5], made = raw[6], due = raw[7],
+    began = raw[8], log = raw[9] or nil, deps = raw[10] or nil,
+  }
+  if flags ~= '' then
+    if string.find(flags, 'u', 1, true) then
+      unlock(t.fn, id)
+    end
+    if status == 'success' and string.find(flags, 'c', 1, true) then
+      redis.call('HSET', base .. 'cron:' .. t.fn, 'ok', int(now))
+    end
+  end
+  if action == 'end' then
+    drop(t.pri, msg)
+    finish(id, t, {
+      status = status, reason = reason, value = value, text = text, keep = keep, trace = trace,
+    })
+  elseif action == 'retry' then
+    retry(id, t, when, text, value, trace)
+  else
+    give_back(id, t, trace)
+  end
+  return 1
+end
+
+at = start_at + starts * 3
+local codes = {}
+local settles = tonumber(next_arg())
+for i = 1, settles do
+  codes[i] = settle(unpack(ARGV, at + 1, at + 13))
+  at = at + 13
+end
+
+for i = 0, starts - 1 do
+  local id, msg, pri = unpack(ARGV, start_at + i * 3 + 1, start_at + i * 3 + 3)
+  start(worker, registry, lease_ms, pri, msg, id)
+end
+
+local reserved = {}
+
+-- Take up to what is still wanted from one stream: to start, then to reserve.
+local function take(pri, messages)
+  for _, entry in ipairs(messages) do
+    if entry and entry[2] then
+      local msg, id = entry[1], entry[2][2]
+      if want > 0 then
+        local before = #started
+        start(worker, registry, lease_ms, pri, msg, id)
+        want = want - (#started - before)
+      else
+        reserved[#reserved + 1] = { id, msg, pri }
+        reserve = reserve - 1
+      end
+    end
+  end
+end
+
+if want > 0 and ARGV[6] == '1' then
+  for _, pri in ipairs(priorities) do
+    if want > 0 then
+      take(pri, reclaim(worker, base .. 'stream:' .. pri, lease_ms, want))
+    end
+  end
+end
+
+local short = 0
+if want + reserve > 0 then
+  for _, pri in ipairs(priorities) do
+    if want + reserve > 0 then
+      take(pri, read(worker, base .. 'stream:' .. pri, want + reserve))
+    end
+  end
+  short = want + reserve > 0 and 1 or 0
+end
+
+flush()
+if returned then
+  redis.call('PUBLISH', base .. 'control', 'returned')
+end
+return { int(now), codes, started, refused, reserved, events, short }

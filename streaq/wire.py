@@ -1,0 +1,245 @@
+"""What the bytes mean: the envelope a task travels in, its result record, and the signature.
+
+Redis sees a task as a few plain fields (function, priority, times, headers) and one opaque value,
+the serialised arguments; its result as a line per field and one opaque value. Only the opaque
+values pass through the user's serializer, so scripts can end a task without ever reading them.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+from collections.abc import Mapping
+from inspect import isawaitable
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from streaq.types import Deserializer, Serializer, StreaqCancelled, StreaqError
+
+Mode: TypeAlias = Literal["after", "then", "otherwise"]
+
+SIGNATURE_BYTES = 32
+VALUE, TUPLE, ERROR = b"v", b"t", b"e"
+FOREVER_MS = -1
+DEFAULT_KEEP_MS = 300_000
+
+
+class Envelope(NamedTuple):
+    """One task as the publish script takes it; every field is what Redis is sent."""
+
+    task_id: str
+    fn: str
+    priority: str
+    args: bytes
+    headers: str
+    due: str
+    """``0`` at once, ``+ms`` from now, or milliseconds since the epoch."""
+    expires_in: str
+    keep: str
+    kind: str
+    needs: str
+    """``1`` when its arguments are the result of the task before it."""
+    crontab: str
+    tz: str
+    dependencies: tuple[tuple[str, Mode], ...]
+
+    def flat(self) -> list[str | bytes | int]:
+        """The script's arguments for this task."""
+        out: list[str | bytes | int] = [*self[:12], len(self.dependencies)]
+        for dependency in self.dependencies:
+            out += dependency
+        return out
+
+
+class Record(NamedTuple):
+    """A result as it is stored and published."""
+
+    status: str
+    reason: str
+    fn: str
+    task_id: str
+    created_ms: int
+    enqueued_ms: int
+    started_ms: int
+    finished_ms: int
+    tries: int
+    worker_id: str
+    priority: str
+    due_ms: int
+    trace: str
+    text: str
+    ledger: list[dict[str, Any]]
+    value: bytes
+
+
+RECORD_LINES = 16
+
+
+def parse_record(raw: bytes) -> Record:
+    """Read a result record.
+
+    :raises StreaqError: when these bytes are not one.
+    """
+    parts = raw.split(b"\n", RECORD_LINES)
+    if len(parts) != RECORD_LINES + 1 or parts[0] != b"1":
+        raise StreaqError("This result was not written by a streaq this version can read.")
+    head = [part.decode("utf-8", "replace") for part in parts[1:RECORD_LINES]]
+    times = [int(head[i] or 0) for i in (4, 5, 6, 7)]
+    return Record(
+        head[0], head[1], head[2], head[3], *times, int(head[8] or 0), head[9], head[10],
+        int(float(head[11] or 0)), head[12], head[13], json.loads(f"[{head[14]}]"), parts[-1],
+    )  # fmt: skip
+
+
+REFUSALS: Mapping[str, str] = {
+    "expired": "The task expired before a worker could start it.",
+    "unknown": "No function of this name is registered with the worker: {fn}.",
+    "undecodable": "The task's arguments could not be read.",
+    "exhausted": "The worker died during every one of its {text} tries.",
+    "unique": "Another instance of this unique task was running already: {text}.",
+    "drift": "The schedule's firing was {text} ms late, more than max_schedule_drift allows.",
+    "dependency": "Dependency failed, not running task: {text}.",
+    "error": "{text}",
+    "timeout": "{text}",
+}
+
+
+def error_without_value(record: Record) -> StreaqError:
+    """The exception of a result whose own one is not stored (it was never run, or aborted)."""
+    if record.status == "aborted":
+        how = "while running" if record.started_ms else "before it ran"
+        return StreaqCancelled(f"The task was aborted {how}.")
+    template = REFUSALS.get(record.reason, "{text}")
+    return StreaqError(template.format(fn=record.fn, text=record.text or record.reason))
+
+
+def encode_headers(headers: Mapping[str, str]) -> str:
+    """Headers as they travel; empty for none."""
+    return json.dumps(headers, separators=(",", ":")) if headers else ""
+
+
+def decode_headers(raw: bytes) -> dict[str, str]:
+    """Headers as a dict. What is not a JSON object of strings is taken as none."""
+    if not raw:
+        return {}
+    try:
+        found = json.loads(raw)
+    except ValueError:
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    pairs: Mapping[Any, Any] = found  # pyright: ignore[reportUnknownVariableType]
+    return {str(k): v for k, v in pairs.items() if isinstance(v, str)}
+
+
+def one_line(error: BaseException, limit: int = 500) -> str:
+    """An exception as one line of text: its class and message."""
+    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return " ".join(text.split())[:limit]
+
+
+class Codec:
+    """The user's serializer with a signature and a size limit around it.
+
+    :param serializer: value to bytes (or str), sync or async.
+    :param deserializer: bytes to value, sync or async.
+    :param secret: when given, values are signed with HMAC-SHA256 and checked before they are read.
+    :param max_bytes: the largest serialised value that is let through; None for no limit.
+    """
+
+    def __init__(
+        self,
+        serializer: Serializer,
+        deserializer: Deserializer,
+        secret: str | None,
+        max_bytes: int | None,
+    ) -> None:
+        self._serializer = serializer
+        self._deserializer = deserializer
+        self._secret = secret.encode() if secret else None
+        self._max_bytes = max_bytes
+
+    def __repr__(self) -> str:
+        return f"Codec(signed={self._secret is not None})"
+
+    async def dumps(self, value: Any, purpose: str) -> bytes:
+        """Serialise and sign. ``purpose`` is what the signature is good for.
+
+        :raises StreaqError: when the value cannot be serialised, or is over the limit.
+        """
+        try:
+            out = self._serializer(value)
+            if isawaitable(out):
+                out = await out
+        except Exception as e:
+            raise StreaqError(f"Can't serialise {purpose}: {one_line(e)}") from e
+        raw = out.encode() if isinstance(out, str) else bytes(out)
+        if self._max_bytes is not None and len(raw) > self._max_bytes:
+            raise StreaqError(
+                f"Can't send {purpose}: {len(raw):,} bytes are over the limit of "
+                f"{self._max_bytes:,} (Worker(max_payload_bytes=...)); pass a reference instead."
+            )
+        return raw + self._sign(raw, purpose) if self._secret else raw
+
+    async def loads(self, raw: bytes, purpose: str) -> Any:
+        """Check the signature and deserialise.
+
+        :raises StreaqError: when the signature is wrong or the value cannot be read.
+        """
+        if self._secret:
+            raw, signature = raw[:-SIGNATURE_BYTES], raw[-SIGNATURE_BYTES:]
+            if not hmac.compare_digest(signature, self._sign(raw, purpose)):
+                raise StreaqError(f"The signature of {purpose} is wrong; it is not read.")
+        try:
+            value = self._deserializer(raw)
+            if isawaitable(value):
+                value = await value
+        except Exception as e:
+            raise StreaqError(f"Can't read {purpose}: {one_line(e)}") from e
+        return value
+
+    def _sign(self, raw: bytes, purpose: str) -> bytes:
+        return hmac.digest(self._secret or b"", purpose.encode() + b"\0" + raw, "sha256")
+
+    async def dump_call(self, fn: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
+        """The arguments of a call of ``fn``; the signature binds them to that function."""
+        return await self.dumps((args, kwargs), f"the arguments of task {fn}")
+
+    async def load_call(self, fn: str, raw: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of a call, as they were given."""
+        found = await self.loads(raw, f"the arguments of task {fn}")
+        try:
+            args, kwargs = found
+            return tuple(args), dict(kwargs)
+        except (TypeError, ValueError) as e:
+            raise StreaqError(f"The arguments of task {fn} are not (args, kwargs).") from e
+
+    async def dump_value(self, value: Any) -> bytes:
+        """A return value, marked when it is a tuple (a pipeline unpacks those)."""
+        mark = TUPLE if isinstance(value, tuple) else VALUE
+        return mark + await self.dumps(value, "a result")
+
+    async def dump_error(self, error: BaseException) -> bytes:
+        """An exception; empty when the serializer cannot carry it: its text is stored anyway.
+
+        It is read back here, because many exceptions can be pickled and not unpickled, which
+        would be found out only by whoever waits for the result.
+        """
+        try:
+            raw = await self.dumps(error, "a result")
+            await self.loads(raw, "a result")
+        except StreaqError:
+            return b""
+        return ERROR + raw
+
+    async def load_value(self, raw: bytes) -> Any:
+        """What ``dump_value`` or ``dump_error`` wrote."""
+        return await self.loads(raw[1:], "a result")
+
+    async def load_input(self, raw: bytes) -> tuple[Any, ...]:
+        """The result of the task before, as the positional arguments of the next."""
+        value = await self.load_value(raw)
+        if raw[:1] == TUPLE:
+            return tuple(value)
+        return (value,)
+
+
