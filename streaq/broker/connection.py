@@ -4,7 +4,8 @@ and says clearly when it cannot be reached."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 import redis
@@ -48,9 +49,13 @@ AsyncClient: TypeAlias = aredis.Redis | aredis.RedisCluster
 SyncClient: TypeAlias = redis.Redis | redis.RedisCluster
 
 OLDEST_SERVER: Final = (6, 2)
+_VERSION: Final = re.compile(r"\d+")
 _CONNECT_TIMEOUT: Final = 5
 _SYNC_TIMEOUT: Final = 5
 _SENTINEL_TIMEOUT: Final = 2
+_CHECK_TIMEOUT: Final = 10
+# Blocking reads and the subscription keep theirs for good; too few would be a deadlock.
+_MIN_CONNECTIONS: Final = 16
 _MAX_CONNECTIONS: Final = 128
 _MAX_NODE_CONNECTIONS: Final = 2**16
 _ASYNC_ONLY: Final = ("retry", "redis_connect_func", "event_dispatcher")
@@ -147,24 +152,31 @@ class Connector:
         kwargs = redis.Redis(**options).connection_pool.connection_kwargs
         manager = Sentinel(s.sentinel_nodes, sentinel_kwargs=self._sentinel_options(Retry))
         kwargs = {name: v for name, v in kwargs.items() if name not in ("host", "port")}
-        return manager.master_for(s.sentinel_master, ssl=self._tls, **kwargs)
+        return manager.master_for(  # pyright: ignore[reportUnknownMemberType]
+            s.sentinel_master, ssl=self._tls, **kwargs
+        )
 
     async def check(self, client: AsyncClient) -> None:
-        """Makes sure that the server answers and is recent enough.
+        """Makes sure that the server answers, takes writes and is recent enough.
 
         :raises StreaqError: in one line, what is wrong and what to do about it.
         """
         try:
-            await client.ping()
+            async with asyncio.timeout(_CHECK_TIMEOUT):
+                await client.ping()  # pyright: ignore[reportUnknownMemberType]
+                info = await _server_info(client)
         except Exception as e:
             raise StreaqError(f"{self.safe_url}: {explain(e, tls=self._tls)}") from e
-        try:
-            version = await _version(client)
-        except errors.NoPermissionError:
-            return  # Hosted servers may forbid INFO; the scripts will tell soon enough.
-        if version is not None and version < OLDEST_SERVER:
+        version = tuple(int(n) for n in _VERSION.findall(str(info.get("redis_version", "")))[:2])
+        if version and version < OLDEST_SERVER:
             found, needed = (".".join(map(str, v)) for v in (version, OLDEST_SERVER))
-            raise StreaqError(f"{self.safe_url}: server version {found}, but streaq needs {needed}")
+            raise StreaqError(
+                f"{self.safe_url}: the server is version {found}, but streaq needs {needed}"
+            )
+        if info.get("role") == "slave":
+            raise StreaqError(
+                f"{self.safe_url}: this is a replica; give the address of its primary"
+            )
 
     async def close(self) -> None:
         """Lets go of what the connector itself opened: connections to Sentinels. An embedded
@@ -212,7 +224,7 @@ class Connector:
         if s.sentinel_nodes is not None:
             return aredis.Redis.from_pool(self._sentinel_pool(options, kwargs))
         # Callers beyond the limit wait for a connection instead of failing.
-        limit = options.get("max_connections") or _MAX_CONNECTIONS
+        limit = max(options.get("max_connections") or _MAX_CONNECTIONS, _MIN_CONNECTIONS)
         pool = BlockingConnectionPool(max_connections=limit, timeout=None, **kwargs)
         return aredis.Redis.from_pool(pool)
 
@@ -230,7 +242,7 @@ class Connector:
         limit = options.get("max_connections") or _MAX_NODE_CONNECTIONS
         return AsyncSentinelPool(s.sentinel_master, manager, max_connections=limit, **kwargs)
 
-    def _sentinel_options(self, retry: type[Retry] | type[AsyncRetry]) -> dict[str, Any]:
+    def _sentinel_options(self, retry: type[Retry | AsyncRetry]) -> dict[str, Any]:
         # One Sentinel that does not answer must not hold up the question to the next.
         defaults: dict[str, Any] = {
             "socket_timeout": _SENTINEL_TIMEOUT,
@@ -243,7 +255,8 @@ class Connector:
 
 def _connection_kwargs(options: dict[str, Any]) -> dict[str, Any]:
     """What redis-py's own client would hand to its pool, made by asking it."""
-    template = aredis.Redis(**{**known_to(aredis.Redis, options), "protocol": 2}).connection_pool
+    asked: dict[str, Any] = {**known_to(aredis.Redis, options), "protocol": 2}
+    template = aredis.Redis(**asked).connection_pool
     kwargs = dict(template.connection_kwargs)
     kwargs.pop("himport_registry", None)
     return {
@@ -253,14 +266,16 @@ def _connection_kwargs(options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-async def _version(client: AsyncClient) -> tuple[int, ...] | None:
-    if isinstance(client, aredis.RedisCluster):
-        info = await client.info("server", target_nodes=client.get_default_node())
-    else:
-        info = await client.info("server")
-    version = str(info.get("redis_version", ""))
-    parts = tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())
-    return parts or None
+async def _server_info(client: AsyncClient) -> Mapping[str, Any]:
+    try:
+        if isinstance(client, aredis.RedisCluster):
+            # Any node will do, and a replica is as good: the client finds the primaries itself.
+            info = await client.info("server", target_nodes=client.get_default_node())  # pyright: ignore[reportUnknownMemberType]
+        else:
+            info = await client.info()  # pyright: ignore[reportUnknownMemberType]
+    except errors.NoPermissionError:
+        return {}  # A hosted server may forbid it; then the scripts will tell soon enough.
+    return info
 
 
 def _join(nodes: Sequence[tuple[str, int]]) -> str:

@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 import redis.asyncio as aredis
 from redis.asyncio.connection import (
+    Connection,
     SSLConnection,
     UnixDomainSocketConnection,
     parse_url,
@@ -37,7 +38,9 @@ _NOT_FOR_USERS: Final = frozenset(
     }
 )
 _ADDRESS: Final = frozenset({"host", "port", "unix_socket_path", "path"})
-_SECRET_IN_QUERY: Final = re.compile(r"((?:^|&)[^=&]*(?:password|secret|token)[^=&]*=)[^&]*", re.I)
+_SECRET_IN_QUERY: Final = re.compile(
+    r"((?:^|&)[^=&]*(?:password|secret|token)[^=&]*=)[^&]*", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -118,7 +121,8 @@ def client_options(settings: ConnectionSettings) -> dict[str, Any]:
     :raises StreaqError: conflicting settings, an unusable URL or pool, an unknown option.
     """
     _refuse_conflicts(settings)
-    _check_names(settings.kwargs)
+    client_class = aredis.Redis if settings.cluster_nodes is None else aredis.RedisCluster
+    _check_names(settings.kwargs, client_class)
     options = _pool_options(settings.pool) if settings.pool is not None else {}
     options.update(settings.kwargs)
     if options.pop("decode_responses", False) and "decode_responses" in settings.kwargs:
@@ -178,14 +182,13 @@ def _refuse_conflicts(settings: ConnectionSettings) -> None:
         raise StreaqError("redis_pool is a Sentinel pool: give sentinel_nodes instead")
 
 
-def _check_names(kwargs: Mapping[str, Any]) -> None:
-    known = {*inspect.signature(aredis.Redis).parameters}
-    known |= {*inspect.signature(aredis.RedisCluster).parameters}
+def _check_names(kwargs: Mapping[str, Any], client_class: type[Any]) -> None:
+    known = {*inspect.signature(client_class).parameters} - _NOT_FOR_USERS
     for name in kwargs:
         if name in _ADDRESS:
             raise StreaqError(f"{name!r} does not belong in redis_kwargs: put it into redis_url")
-        if name not in known or name in _NOT_FOR_USERS:
-            raise StreaqError(f"redis_kwargs: redis-py's client takes no option {name!r}")
+        if name not in known:
+            raise StreaqError(f"redis_kwargs: {client_class.__name__} takes no option {name!r}")
 
 
 def _url_options(url: str) -> dict[str, Any]:
@@ -231,6 +234,12 @@ def _check_shape(url: str) -> None:
 
 
 def _pool_options(pool: aredis.ConnectionPool) -> dict[str, Any]:
+    if pool.connection_class not in (Connection, SSLConnection, UnixDomainSocketConnection):
+        name = pool.connection_class.__name__
+        raise StreaqError(
+            f"redis_pool has connections of a class of its own ({name}), which streaq"
+            " cannot copy: give redis_url and redis_kwargs instead"
+        )
     options: dict[str, Any] = dict(pool.connection_kwargs)
     if "path" in options:
         options["unix_socket_path"] = options.pop("path")

@@ -19,6 +19,38 @@ _NOT_NOW: Final = re.compile(
     r"(?:^|[-\s])(?:READONLY|UNBLOCKED|LOADING|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|NOREPLICAS|MISCONF|OOM)\s"
 )
 
+# The first that fits the error, or what caused it, is told.
+_MEANINGS: Final[tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...]] = (
+    (
+        errors.AuthenticationError,
+        "the server refuses the login; give the right user and password in redis_url",
+    ),
+    (
+        errors.NoPermissionError,
+        "the user may not do what streaq needs ({text}); extend its ACL",
+    ),
+    (
+        ssl.SSLError,
+        "TLS fails ({text}); check ssl_ca_certs and the name, or use redis:// without TLS",
+    ),
+    (
+        errors.BusyLoadingError,
+        "the server is still loading its data; try again in a moment",
+    ),
+    (
+        (MasterNotFoundError, AsyncMasterNotFoundError),
+        "no Sentinel knows a live master of that name ({text}); check both",
+    ),
+    (
+        errors.RedisClusterException,
+        "no Cluster answers there ({text}); check cluster_nodes",
+    ),
+    (
+        (TimeoutError, errors.TimeoutError),
+        "no answer in time; is it a Redis server, and does a firewall let you through?",
+    ),
+)
+
 
 def is_connection_lost(exc: BaseException) -> bool:
     """Whether this error says that the server is away or cannot serve writes now, so that a worker
@@ -65,20 +97,10 @@ class Backoff:
 
 def explain(exc: Exception, *, tls: bool) -> str:
     """What is wrong when the server could not be reached, and what to do about it, in one line."""
-    chain = list(_causes(exc))
     text = " ".join(str(exc).split())
-    if any(isinstance(e, errors.AuthenticationError) for e in chain):
-        return "the server refuses the login; give the right user and password in redis_url"
-    if any(isinstance(e, errors.NoPermissionError) for e in chain):
-        return f"the user may not do what streaq needs ({text}); extend its ACL"
-    if any(isinstance(e, ssl.SSLError) for e in chain) or "SSL" in text:
-        return f"TLS fails ({text}); check ssl_ca_certs and the name, or use redis:// without TLS"
-    if any(isinstance(e, errors.BusyLoadingError) for e in chain):
-        return "the server is still loading its data; try again in a moment"
-    if isinstance(exc, MasterNotFoundError | AsyncMasterNotFoundError):
-        return f"no Sentinel knows a live master of that name ({text}); check both"
-    if isinstance(exc, errors.RedisClusterException):
-        return f"no Cluster answers there ({text}); check cluster_nodes"
+    for kinds, meaning in _MEANINGS:
+        if any(isinstance(e, kinds) for e in _causes(exc)):
+            return meaning.format(text=text)
     hint = "" if tls else ", and if it wants TLS, say rediss://"
     return f"no Redis server answers ({text}); start one or correct redis_url{hint}"
 
