@@ -86,6 +86,9 @@ class Attempt(NamedTuple):
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     mark: Mark
+    first_due_ms: int = 0
+    """When the task's first attempt was due, so that a retry can tell the time since then without
+    the intended delay; 0 when it is not known (then ``created_ms`` is used)."""
 
     @property
     def wait_ms(self) -> int:
@@ -162,6 +165,10 @@ class Cron(NamedTuple):
     missed: int
     """Firings that passed with no worker alive, and were not run."""
     lag_s: float
+    priority: str = ""
+    """Of the task that a firing makes. A firing reports itself here once, by the worker that made
+    the task, and not by ``on_enqueued``; a repeating schedule of a user's is enqueued (kind
+    ``cron``) when it is made, and fires here."""
 
 
 class WorkerEvent(NamedTuple):
