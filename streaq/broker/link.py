@@ -239,28 +239,32 @@ class Broker:
         """Forget dead workers, or the one that leaves."""
         return int(await self._call("sweep", [lease_ms, leaving]))
 
-    def listen(
+    async def listen(
         self, on_message: Callable[[bytes], None], on_ready: Callable[[], None]
-    ) -> Callable[[], None]:
-        """Have control messages handed to ``on_message``, in the caller's thread. Returns what
-        ends it."""
+    ) -> None:
+        """Have control messages handed to ``on_message``, in the caller's thread; ``on_ready`` is
+        called whenever some may have been missed before."""
         portal = self._portal
-        if portal is None:
-            self._subscription.add(self.keys.control, on_message, on_ready)
-            return lambda: self._subscription.discard(self.keys.control)
 
         async def add() -> None:
-            self._subscription.add(
-                self.keys.control,
-                lambda data: portal.post(on_message, data),
-                lambda: portal.post(on_ready),
-            )
+            if portal is None:
+                self._subscription.add(self.keys.control, on_message, on_ready)
+            else:
+                self._subscription.add(
+                    self.keys.control,
+                    lambda data: portal.post(on_message, data),
+                    lambda: portal.post(on_ready),
+                )
+
+        await self._here(add)
+
+    async def unlisten(self) -> None:
+        """Hear no more control messages."""
 
         async def discard() -> None:
             self._subscription.discard(self.keys.control)
 
-        portal.start(add)
-        return lambda: portal.start(discard)
+        await self._here(discard)
 
     async def _call(self, name: str, args: Sequence[Arg]) -> Any:
         return await self._here(self._scripts, name, args)

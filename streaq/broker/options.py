@@ -25,7 +25,9 @@ from redis.asyncio.sentinel import SentinelConnectionPool
 from streaq.types import StreaqError
 
 _SCHEMES: Final = {
+    "redis": "redis",
     "rediss": "rediss",
+    "valkey": "redis",
     "unix": "unix",
     "valkeys": "rediss",
 }

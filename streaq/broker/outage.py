@@ -16,7 +16,7 @@ from redis.sentinel import MasterNotFoundError
 # The server's way of saying "not now": during a failover, a resharding, a full disk or memory.
 # redis-py has classes for some of them only, and for none when a script was the one refused.
 _NOT_NOW: Final = re.compile(
-    r"(?:^|[-\s])(?:READONLY|UNBLOCKED|LOADING|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|NOREPLICAS|MISCONF|OOM)\s"
+    r"(?:^|\s-)(?:READONLY|UNBLOCKED|LOADING|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|NOREPLICAS|MISCONF|OOM)\s"
 )
 
 # The first that fits the error, or what caused it, is told.

@@ -1,0 +1,210 @@
+"""From tasks to envelopes: checks what was asked for, tells the hooks, hands over to the broker."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from datetime import UTC, datetime, timedelta, tzinfo
+from typing import TYPE_CHECKING, Any
+
+import anyio
+from redis.exceptions import RedisError
+
+from streaq.broker.connection import Backoff, is_connection_lost
+from streaq.engine.cron import Crontab
+from streaq.events import tell_changes
+from streaq.hooks import Dispatcher, Enqueue, Kind, Publish
+from streaq.types import StreaqError
+from streaq.utils import to_ms
+from streaq.wire import DEFAULT_KEEP_MS, FOREVER_MS, Codec, Envelope, Mode, encode_headers
+
+if TYPE_CHECKING:
+    from streaq.broker.link import Broker
+    from streaq.broker.publish import Published
+    from streaq.task import Task
+
+SEND_TRIES = 5
+"""Times that publishing is sent when the connection breaks: it is safe to repeat, by task id."""
+
+
+def keep_of(ttl: timedelta | float | None) -> int:
+    """How long results stay, in ms: -1 for ever, 0 not at all."""
+    return FOREVER_MS if ttl is None else to_ms(ttl)
+
+
+def datetime_ms(moment: datetime, tz: tzinfo) -> int:
+    """A moment as milliseconds since the epoch; a naive one is taken in ``tz``."""
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=tz)
+    return round(moment.timestamp() * 1000)
+
+
+def check_start(task: Task[Any, Any], priorities: Sequence[str], tz: tzinfo) -> None:
+    """Refuse what can't be scheduled, where it is written.
+
+    :raises StreaqError: with one line saying what is wrong.
+    """
+    name = task.parent.fn_name
+    if task.priority is not None and task.priority not in priorities:
+        known = ", ".join(reversed(priorities))
+        raise StreaqError(
+            f"Task {name}: there is no priority {task.priority!r}; this worker has {known} "
+            f"(Worker(priorities=[...]))."
+        )
+    if task.delay is not None and to_ms(task.delay) < 0:
+        raise StreaqError(f"Task {name}: a delay can't be negative (it is {task.delay}).")
+    if isinstance(task.schedule, str):
+        Crontab.parse(task.schedule, tz)
+
+
+class Producer:
+    """Enqueues tasks for one worker object.
+
+    :param queue: name of the queue.
+    :param client_id: who enqueues, for telemetry.
+    :param priorities: highest first.
+    :param default_priority: where tasks go that name none.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        codec: Codec,
+        hooks: Dispatcher,
+        *,
+        queue: str,
+        client_id: str,
+        priorities: Sequence[str],
+        default_priority: str,
+        tz: tzinfo,
+    ) -> None:
+        self._broker = broker
+        self._codec = codec
+        self._hooks = hooks
+        self._queue = queue
+        self._client_id = client_id
+        self._priorities = priorities
+        self._default_priority = default_priority
+        self._tz = tz
+
+    async def publish(self, tasks: Sequence[Task[Any, Any]]) -> None:
+        """Enqueue tasks, each with those it follows in a pipeline.
+
+        :raises StreaqError: when one can't be serialised or the server can't be reached. Nothing
+            of a task is written then, or all of it; awaiting the same task again is safe.
+        """
+        chains = [task.chain() for task in tasks]
+        links = [link for chain in chains for link in chain]
+        events = self._events(links)
+        with self._around(events):
+            for event in events:
+                self._hooks.emit(self._hooks.on_enqueue, event)
+            headers = {e.task_id: encode_headers(e.headers) for e in events if e.headers}
+            units = [
+                [await self._seal(link, headers.get(link.id, "")) for link in chain]
+                for chain in chains
+            ]
+            published = await self._send(units)
+        if self._hooks.on_enqueued:
+            for event, word in zip(events, published.words, strict=True):
+                if word != "exists":
+                    self._hooks.emit(self._hooks.on_enqueued, event)
+        if published.changes:
+            changes = published.changes
+            tell_changes(self._hooks, self._queue, self._client_id, published.now_ms, changes)
+
+    def _events(self, links: list[Task[Any, Any]]) -> list[Enqueue]:
+        hooks = self._hooks
+        if not (hooks.on_enqueue or hooks.on_enqueued or hooks.around_publish):
+            return []
+        return [self._event(link) for link in links]
+
+    def _event(self, task: Task[Any, Any]) -> Enqueue:
+        after = tuple(task.after)
+        if task.previous is not None:
+            after = (task.previous.id, *after)
+        delay_ms = 0
+        if task.delay is not None:
+            delay_ms = to_ms(task.delay)
+        elif isinstance(task.schedule, datetime):
+            delay_ms = max(0, datetime_ms(task.schedule, self._tz) - round(time.time() * 1000))
+        return Enqueue(
+            self._queue, task.parent.fn_name, task.id, task.priority or self._default_priority,
+            kind_of(task, after), delay_ms, after, {}, task.parent.silent,
+        )  # fmt: skip
+
+    def _around(self, events: list[Enqueue]) -> AbstractContextManager[None]:
+        slot = self._hooks.around_publish
+        if not slot or not events:
+            return nullcontext()
+        return self._hooks.around(slot, Publish(self._queue, self._client_id, events))
+
+    async def _seal(self, task: Task[Any, Any], headers: str) -> Envelope:
+        """One task as it travels."""
+        parent = task.parent
+        check_start(task, self._priorities, self._tz)
+        mode: Mode = "otherwise" if task.fallback else "then"
+        dependencies: list[tuple[str, Mode]] = [(task_id, "after") for task_id in task.after]
+        if task.previous is not None:
+            dependencies.insert(0, (task.previous.id, mode))
+        keep = keep_of(parent.ttl)
+        return Envelope(
+            task.id,
+            parent.fn_name,
+            task.priority or self._default_priority,
+            await self._codec.dump_call(parent.fn_name, task.args, task.kwargs),
+            headers,
+            self._due(task),
+            "" if parent.expire is None else str(to_ms(parent.expire)),
+            "" if keep == DEFAULT_KEEP_MS else str(keep),
+            kind_of(task, dependencies),
+            "1" if task.takes_input else "",
+            task.schedule if isinstance(task.schedule, str) else "",
+            tz_name(self._tz) if isinstance(task.schedule, str) else "",
+            tuple(dependencies),
+        )
+
+    def _due(self, task: Task[Any, Any]) -> str:
+        if task.delay is not None:
+            return f"+{to_ms(task.delay)}"
+        if isinstance(task.schedule, datetime):
+            return str(datetime_ms(task.schedule, self._tz))
+        if isinstance(task.schedule, str):
+            first = Crontab.parse(task.schedule, self._tz).next_after(round(time.time() * 1000))
+            if first is None:
+                raise StreaqError(f"The crontab {task.schedule!r} has no firing left.")
+            return str(first)
+        return "0"
+
+    async def _send(self, units: Sequence[Sequence[Envelope]]) -> Published:
+        backoff = Backoff()
+        for attempt in range(1, SEND_TRIES + 1):
+            try:
+                return await self._broker.publish(units)
+            except (RedisError, OSError) as e:
+                if attempt == SEND_TRIES or not is_connection_lost(e):
+                    raise StreaqError(
+                        f"Could not enqueue at {self._broker.connector.safe_url}: {e}. "
+                        f"Awaiting the same task again is safe."
+                    ) from e
+            await anyio.sleep(backoff.next_delay())
+        raise AssertionError("unreachable")
+
+
+def kind_of(task: Task[Any, Any], dependencies: Sequence[object]) -> Kind:
+    """Why a task will become due."""
+    if dependencies:
+        return "dependent"
+    if isinstance(task.schedule, str):
+        return "cron"
+    if task.delay is not None or task.schedule is not None:
+        return "delayed"
+    return "immediate"
+
+
+def tz_name(tz: tzinfo) -> str:
+    """A time zone as it travels: its IANA name, or empty for "the worker's own"."""
+    if tz is UTC:
+        return "UTC"
+    return str(getattr(tz, "key", ""))
