@@ -1,0 +1,145 @@
+"""Builds PromQL from the metrics of `streaq/telemetry/names.py`.
+
+Every selector carries the dashboard's variables for the labels its metric has. Metrics of scope
+``queue`` are the same from every process that serves them, so they are joined with ``max`` (or
+``min``), never added up; the helpers here know which.
+"""
+
+from __future__ import annotations
+
+from prometheus_client.utils import floatToGoString
+
+from streaq.telemetry.names import PRIORITY, QUEUE, TASK, Metric
+
+VARIABLES = (QUEUE, PRIORITY, TASK)
+"""Labels with a dashboard variable of the same name."""
+RATE = "$__rate_interval"
+RANGE = "$__range"
+TARGET = 'job=~"$job", instance=~"$instance"'
+
+UP = "up"
+PROCESS_CPU = "process_cpu_seconds_total"
+PROCESS_MEMORY = "process_resident_memory_bytes"
+OTHERS = (UP, PROCESS_CPU, PROCESS_MEMORY)
+"""Metrics that are not streaq's own: Prometheus and its client library give them."""
+
+
+def select(metric: Metric, part: str = "", *, free: tuple[str, ...] = (), **matchers: str) -> str:
+    """A selector of ``metric``, filtered by the variables, but for the labels in ``free``.
+
+    ``part`` is ``bucket``, ``sum`` or ``count`` for a histogram. A matcher's value may start
+    with ``~`` for a regular expression.
+    """
+    series = f"{metric.name}_{part}" if part else metric.name
+    if series not in metric.series:
+        raise ValueError(f"{series} is not a series of {metric.name}")
+    labels = (*metric.labels, "le") if part == "bucket" else metric.labels
+    unknown = set(matchers) - set(labels)
+    if unknown:
+        raise ValueError(f"{metric.name} has no label {', '.join(sorted(unknown))}")
+    filters = [TARGET]
+    filters += [f'{label}=~"${label}"' for label in VARIABLES if label in labels and label not in free]
+    for label, value in matchers.items():
+        filters.append(f'{label}=~"{value[1:]}"' if value.startswith("~") else f'{label}="{value}"')
+    return f"{series}{{{', '.join(filters)}}}"
+
+
+def rate(
+    metric: Metric, by: tuple[str, ...], part: str = "", *, free: tuple[str, ...] = (), **matchers: str
+) -> str:
+    """Events a second, summed by the labels ``by``."""
+    return _summed(metric, f"rate({select(metric, part, free=free, **matchers)}[{RATE}])", by)
+
+
+def increase(
+    metric: Metric, by: tuple[str, ...], part: str = "", *, free: tuple[str, ...] = (), **matchers: str
+) -> str:
+    """Events over the time range that the dashboard shows, summed by the labels ``by``."""
+    return _summed(metric, f"increase({select(metric, part, free=free, **matchers)}[{RANGE}])", by)
+
+
+def events(
+    metric: Metric,
+    by: tuple[str, ...],
+    window: str = RATE,
+    *,
+    free: tuple[str, ...] = (),
+    **matchers: str,
+) -> str:
+    """Number of rare events in ``window``, the very first one included.
+
+    A counter with labels that nobody knows in advance is born with its first event, and
+    ``increase`` never sees a birth. The second half counts the series that were not there one
+    window ago although their target was scraped then.
+    """
+    if metric.scope == "queue":
+        raise ValueError(f"{metric.name} is counted in Redis: use gained()")
+    series = select(metric, free=free, **matchers)
+    born = f"{series} unless {series} offset {window}"
+    scraped = f"and on (job, instance) ({UP}{{{TARGET}}} offset {window} == 1)"
+    return join("sum", by, f"increase({series}[{window}]) > 0 or ({born} {scraped})")
+
+
+def gained(metric: Metric, window: str) -> str:
+    """How much a counter that lives in Redis has grown in ``window``, by all its labels.
+
+    ``increase`` works series by series, and would miss what happened while no process was there
+    to be scraped; such a counter is the same whoever serves it, so its values are compared.
+    """
+    series = select(metric)
+    start = join("min", metric.labels, f"min_over_time({series}[{window}])")
+    return f"clamp_min({join('max', metric.labels, series)} - {start}, 0)"
+
+
+def quantile(
+    q: float, metric: Metric, by: tuple[str, ...] = (), *, free: tuple[str, ...] = (), **matchers: str
+) -> str:
+    """The quantile ``q`` of a histogram, by the labels ``by``."""
+    buckets = rate(metric, ("le", *by), "bucket", free=free, **matchers)
+    return f"histogram_quantile({q}, {buckets})"
+
+
+def within(metric: Metric, bound_s: float) -> dict[str, str]:
+    """The matcher of the bucket that ends at ``bound_s`` seconds."""
+    if bound_s not in metric.buckets:
+        raise ValueError(f"{bound_s} is not a bucket of {metric.name}")
+    return {"le": floatToGoString(bound_s)}
+
+
+def gauge(metric: Metric, by: tuple[str, ...], *, free: tuple[str, ...] = (), **matchers: str) -> str:
+    """The gauge joined by the labels ``by``; what is read from Redis is joined once, then added."""
+    series = select(metric, free=free, **matchers)
+    if metric.scope == "process":
+        return join(metric.merge, by, series)
+    whole = join(metric.merge, metric.labels, series)
+    if set(by) == set(metric.labels):
+        return whole
+    return join("sum" if metric.merge == "max" else "min", by, whole)
+
+
+def age(metric: Metric, by: tuple[str, ...], *, free: tuple[str, ...] = ()) -> str:
+    """Seconds since the timestamp in ``metric``, by the labels ``by``."""
+    return f"clamp_min(time() - {gauge(metric, by, free=free)}, 0)"
+
+
+def or_zero(expression: str, like: str) -> str:
+    """``expression``, and 0 for the label sets that only ``like`` has."""
+    return f"({expression} or 0 * {like})"
+
+
+def ratio(part: str, whole: str) -> str:
+    """``part`` over ``whole``, 0 where there is no part, and nothing where there is no whole."""
+    return f"{or_zero(part, whole)} / ({whole} > 0)"
+
+
+def join(operator: str, by: tuple[str, ...], expression: str) -> str:
+    """``expression`` aggregated by the labels ``by``, or as a whole."""
+    labels = f" by ({', '.join(by)}) " if by else ""
+    return f"{operator}{labels}({expression})"
+
+
+def _summed(metric: Metric, expression: str, by: tuple[str, ...]) -> str:
+    if metric.scope == "queue":
+        expression = join("max", metric.labels, expression)
+        return expression if set(by) == set(metric.labels) else join("sum", by, expression)
+    return join("sum", by, expression)
