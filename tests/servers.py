@@ -22,6 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+import pytest
 import redis
 
 _START_TIMEOUT: Final = 20.0
@@ -49,11 +50,27 @@ def binaries() -> Mapping[str, str]:
     return found
 
 
+def kinds(*wanted: str) -> list[Any]:
+    """Parameters for ``pytest.mark.parametrize`` or a fixture: these kinds of server, or all. Those
+    whose binary is not at hand are skipped, and say so."""
+    return [
+        pytest.param(
+            kind,
+            marks=pytest.mark.skipif(kind not in binaries(), reason=f"no {kind} binary here"),
+        )
+        for kind in wanted or ("valkey", "redis-7", "redis-6.2")
+    ]
+
+
 def free_port() -> int:
-    """A loopback port that nobody listens on at the moment."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
+    """A loopback port that nobody listens on at the moment, with room for a Cluster's second port
+    10,000 higher."""
+    while True:
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = int(s.getsockname()[1])
+            if port < 55_000:
+                return port
 
 
 class Server:
