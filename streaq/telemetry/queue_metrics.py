@@ -1,16 +1,179 @@
 """The metrics of a whole queue, read from Redis by one script call per scrape at most.
 
-What the broker must answer with is written down as protocols; this module never speaks to Redis
-itself.
+The reader asks the broker for a snapshot from the thread that serves, keeps it for a second, and
+knows since when it had none: ``/livez`` asks for that too. This module never speaks to Redis
+itself; what the broker must answer with is written down as protocols.
 """
 
 from __future__ import annotations
 
+import logging
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
+from streaq.telemetry import names
+from streaq.telemetry.cells import Block
+from streaq.telemetry.names import Metric
+
+logger = logging.getLogger("streaq")
 
 CACHE_S = 1.0
 """Seconds for which a snapshot is used again."""
 
 
+class PrioritySnapshot(Protocol):
+    """One priority of a queue."""
+
+    @property
+    def priority(self) -> str: ...
+    @property
+    def depth(self) -> int: ...
+    @property
+    def scheduled(self) -> int: ...
+    @property
+    def blocked(self) -> int: ...
+    @property
+    def running(self) -> int: ...
+    @property
+    def oldest_due_ms(self) -> int | None: ...
+
+
+class CronSnapshot(Protocol):
+    """One cron job."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def last_success_ms(self) -> int | None: ...
+    @property
+    def next_ms(self) -> int | None: ...
+    @property
+    def missed(self) -> int: ...
+
+
+class QueueSnapshot(Protocol):
+    """One queue at one moment of the server's clock (``broker.inspect`` has the real one)."""
+
+    @property
+    def queue(self) -> str: ...
+    @property
+    def now_ms(self) -> int: ...
+    @property
+    def workers(self) -> Sized: ...
+    @property
+    def priorities(self) -> Sequence[PrioritySnapshot]: ...
+    @property
+    def crons(self) -> Sequence[CronSnapshot]: ...
+
+
+SnapshotSource: TypeAlias = Callable[[], QueueSnapshot]
+"""Reads one queue: blocking, from any thread, within a few seconds or with an exception."""
+
+
+class QueueReader:
+    """Snapshots of one queue, at most one a second, shared by everybody who asks.
+
+    :param source: reads the queue; called from the threads that ask, one at a time.
+    :param cache_s: seconds for which an answer (or a failure) is kept.
+
+    Example::
+
+        reader = QueueReader(worker_snapshot)
+        for block in reader.blocks():
+            print(block.metric.name, block.labels, block.values)
+    """
+
+    def __init__(
+        self,
+        source: SnapshotSource,
+        cache_s: float = CACHE_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._source = source
+        self._cache_s = cache_s
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._seen: QueueSnapshot | None = None
+        self._asked_at: float | None = None
+        self._failing_since: float | None = None
+
+    def read(self) -> QueueSnapshot | None:
+        """The queue as it was a second ago at most; None while it cannot be read."""
+        with self._lock:
+            now = self._clock()
+            if self._asked_at is None or now - self._asked_at >= self._cache_s:
+                self._seen = self._ask()
+                self._asked_at = self._clock()
+            return self._seen
+
+    def due_age_s(self, priorities: Iterable[str] | None = None) -> float | None:
+        """Seconds for which the oldest waiting task is due; None when nothing waits, or unknown.
+
+        :param priorities: look at these only; all by default.
+        """
+        snapshot = self.read()
+        if snapshot is None:
+            return None
+        wanted = None if priorities is None else set(priorities)
+        oldest = [
+            p.oldest_due_ms
+            for p in snapshot.priorities
+            if p.oldest_due_ms is not None and (wanted is None or p.priority in wanted)
+        ]
+        return max(0.0, (snapshot.now_ms - min(oldest)) / 1000) if oldest else None
+
+    def failing_s(self) -> float:
+        """Seconds since the queue could last be read; 0 when it can."""
+        self.read()
+        since = self._failing_since
+        return 0.0 if since is None else self._clock() - since
+
+    def blocks(self) -> Iterator[Block]:
+        """The queue's metrics; none while it cannot be read."""
+        snapshot = self.read()
+        if snapshot is not None:
+            yield from _queue_blocks(snapshot)
+            yield from _cron_blocks(snapshot)
+
+    def _ask(self) -> QueueSnapshot | None:
+        try:
+            snapshot = self._source()
+        except Exception as e:  # noqa: BLE001 - whatever the reason, the scrape goes on without
+            if self._failing_since is None:
+                self._failing_since = self._clock()
+                # The class alone: some errors quote the address with its password.
+                logger.warning(
+                    "the queue's metrics cannot be read: %s", type(e).__name__
+                )
+            return None
+        self._failing_since = None
+        return snapshot
+
+
+def _queue_blocks(snapshot: QueueSnapshot) -> Iterator[Block]:
+    queue = snapshot.queue
+    yield _block(names.QUEUE_WORKERS, (queue,), len(snapshot.workers))
+    for p in snapshot.priorities:
+        labels = (queue, p.priority)
+        yield _block(names.QUEUE_DEPTH, labels, p.depth)
+        yield _block(names.QUEUE_SCHEDULED, labels, p.scheduled)
+        yield _block(names.QUEUE_BLOCKED, labels, p.blocked)
+        yield _block(names.QUEUE_RUNNING, labels, p.running)
+        if p.oldest_due_ms is not None:
+            yield _block(names.QUEUE_OLDEST_DUE, labels, p.oldest_due_ms / 1000)
+
+
+def _cron_blocks(snapshot: QueueSnapshot) -> Iterator[Block]:
+    for cron in snapshot.crons:
+        labels = (snapshot.queue, cron.name)
+        yield _block(names.CRON_MISSED, labels, cron.missed)
+        if cron.last_success_ms is not None:
+            yield _block(names.CRON_LAST_SUCCESS, labels, cron.last_success_ms / 1000)
+        if cron.next_ms is not None:
+            yield _block(names.CRON_NEXT_RUN, labels, cron.next_ms / 1000)
+
+
+def _block(metric: Metric, labels: tuple[str, ...], value: float) -> Block:
+    return Block(metric, labels, (float(value),), {})

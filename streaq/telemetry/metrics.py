@@ -1,0 +1,281 @@
+"""Counts what happens to tasks. The hot path: a few additions to numbers found once per name.
+
+Each (task, priority) has a row that knows where its numbers are; a row finds the places of its
+counters and histograms on first use and keeps them.
+"""
+
+from __future__ import annotations
+
+import logging
+from bisect import bisect_left
+from typing import TYPE_CHECKING
+
+from streaq.hooks import (
+    Attempt,
+    Cron,
+    Due,
+    Ending,
+    Enqueue,
+    Fence,
+    Hook,
+    Mark,
+    Reclaim,
+    RedisCall,
+    WorkerEvent,
+)
+from streaq.telemetry import names
+from streaq.telemetry.names import OTHER, REDIS_BUCKETS, TASK_BUCKETS, Metric
+
+if TYPE_CHECKING:
+    from streaq.telemetry.cells import Store
+
+logger = logging.getLogger("streaq")
+
+_TASK_SUM = len(TASK_BUCKETS) + 1
+_REDIS_SUM = len(REDIS_BUCKETS) + 1
+
+
+class Row:
+    """Where the numbers of one task name at one priority are."""
+
+    __slots__ = ("_labels", "_places", "_store", "running", "started", "to_end", "wait")
+
+    def __init__(self, store: Store, queue: str, task: str, priority: str) -> None:
+        self._store = store
+        self._labels = (queue, task, priority)
+        self._places: dict[object, int] = {}
+        self.started = store.allocate(names.TASKS_STARTED, self._labels)
+        self.running = store.allocate(names.TASKS_RUNNING, self._labels)
+        self.wait = store.allocate(names.TASK_QUEUE_WAIT, self._labels)
+        self.to_end = store.allocate(names.TASK_END_TO_END, self._labels)
+
+    def place(self, metric: Metric, value: str = "") -> int:
+        """Index of the first number of ``metric``; ``value`` is its last label, if it has more."""
+        key = (metric.name, value)
+        found = self._places.get(key)
+        if found is None:
+            labels = (*self._labels, value) if value else self._labels
+            found = self._places[key] = self._store.allocate(metric, labels)
+        return found
+
+
+class Capped:
+    """Names as they are, up to ``most`` of them; the rest is ``__other__``."""
+
+    def __init__(self, most: int, what: str) -> None:
+        self._most = most
+        self._what = what
+        self._known: set[str] = set()
+        self._told = False
+
+    def __call__(self, name: str) -> str:
+        """The label value for this name."""
+        if name in self._known:
+            return name
+        if len(self._known) < self._most:
+            self._known.add(name)
+            return name
+        if not self._told:
+            self._told = True
+            logger.warning(
+                "more than %d %s names: metrics count the rest as %s; raise Telemetry(max_%s_names=)",
+                self._most,
+                self._what,
+                OTHER,
+                self._what,
+            )
+        return OTHER
+
+
+class MetricsHook(Hook):
+    """Counts the events of one worker into a store.
+
+    :param max_task_names: task names with series of their own; the rest share ``__other__``.
+    :param max_exception_names: the same for exception classes.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        queue: str,
+        *,
+        max_task_names: int = 200,
+        max_exception_names: int = 100,
+    ) -> None:
+        self._store = store
+        self._cells = store.cells
+        self._queue = queue
+        self._rows: dict[tuple[str, str], Row] = {}
+        self._operations: dict[str, tuple[int, int]] = {}
+        self._running: dict[Mark, tuple[Row, int]] = {}
+        self._task_name = Capped(max_task_names, "task")
+        self._exception_name = Capped(max_exception_names, "exception")
+        self._concurrency = 0
+        self._oldest = store.allocate(names.WORKER_OLDEST_RUNNING, (queue,))
+
+    def _row(self, task: str, priority: str) -> Row:
+        row = self._rows.get((task, priority))
+        if row is None:
+            label = self._task_name(task)
+            row = self._rows.get((label, priority))
+            if row is None:
+                row = Row(self._store, self._queue, label, priority)
+                self._rows[label, priority] = row
+        return row
+
+    def _add(self, row: Row, metric: Metric, value: str = "") -> None:
+        self._cells[row.place(metric, value)] += 1
+
+    def _observe(self, place: int, seconds: float) -> int:
+        bucket = bisect_left(TASK_BUCKETS, seconds)
+        cells = self._cells
+        cells[place + bucket] += 1
+        cells[place + _TASK_SUM] += seconds
+        return bucket
+
+    # ------------------------------------------------------------------------ producers
+
+    def on_enqueued(self, e: Enqueue) -> None:
+        """Count a new task. A repeating schedule is not one: each of its firings is."""
+        if e.kind != "cron":
+            self._add(self._row(e.task, e.priority), names.TASKS_ENQUEUED, e.kind)
+
+    def on_cron(self, e: Cron) -> None:
+        """Count a firing as a task enqueued, and how late it was."""
+        if e.fired_ms:
+            row = self._row(e.task, e.priority)
+            self._add(row, names.TASKS_ENQUEUED, "cron")
+            self._observe(row.place(names.SCHEDULE_LAG), e.lag_s)
+
+    def on_due(self, e: Due) -> None:
+        """Observe how late a scheduled task was moved to its queue."""
+        self._observe(self._row(e.task, e.priority).place(names.SCHEDULE_LAG), e.lag_s)
+
+    # -------------------------------------------------------------------------- attempts
+
+    def on_start(self, e: Attempt) -> None:
+        """Count an attempt, and observe how long it waited."""
+        row = self._rows.get((e.task, e.priority)) or self._row(e.task, e.priority)
+        started = e.started_ms
+        waited = started - max(e.due_ms, e.created_ms)
+        cells = self._cells
+        cells[row.started] += 1
+        cells[row.running] += 1
+        if not self._running:
+            cells[self._oldest] = started / 1000
+        self._running[e.mark] = (row, started)
+        self._observe(row.wait, waited / 1000 if waited > 0 else 0.0)
+
+    def _ended(self, e: Ending, status: str) -> Row:
+        """Count the end of an attempt; answers its row."""
+        a = e.attempt
+        held = self._running.pop(a.mark, None)
+        if held is None:
+            return self._row(a.task, a.priority)
+        row, started = held
+        cells = self._cells
+        cells[row.running] -= 1
+        if cells[self._oldest] >= started / 1000:
+            first = next(iter(self._running.values()), None)
+            cells[self._oldest] = first[1] / 1000 if first else 0.0
+        place = row.place(names.TASK_DURATION, status)
+        bucket = self._observe(place, e.duration_s)
+        trace = a.mark.trace
+        if trace and trace[-1] in "13579bdf":
+            self._store.note(
+                names.TASK_DURATION, place, bucket, trace[3:35], e.duration_s
+            )
+            wait = a.wait_ms / 1000
+            bucket = bisect_left(TASK_BUCKETS, wait)
+            self._store.note(names.TASK_QUEUE_WAIT, row.wait, bucket, trace[3:35], wait)
+        return row
+
+    def _done(self, e: Ending, row: Row, status: str) -> None:
+        """Count the end of a task, and observe the time since it could first have run."""
+        self._add(row, names.TASKS_FINISHED, status)
+        a = e.attempt
+        if a.started_ms:
+            seconds = max(0, e.finished_ms - max(a.first_due_ms, a.created_ms)) / 1000
+            bucket = self._observe(row.to_end, seconds)
+            trace = a.mark.trace
+            if trace and trace[-1] in "13579bdf":
+                self._store.note(
+                    names.TASK_END_TO_END, row.to_end, bucket, trace[3:35], seconds
+                )
+
+    def on_finish(self, e: Ending) -> None:
+        """Count a task that succeeded; one that was skipped has no attempt."""
+        self._done(e, self._ended(e, "success"), "success")
+
+    def on_fail(self, e: Ending) -> None:
+        """Count a task that failed for good, and its exception."""
+        row = self._ended(e, "failed")
+        self._done(e, row, "failed")
+        self._add(row, names.TASKS_FAILED, self._exception_of(e))
+
+    def on_retry(self, e: Ending) -> None:
+        """Count an attempt that will be followed by another."""
+        self._add(self._ended(e, "retried"), names.TASKS_RETRIED, e.reason)
+
+    def on_abort(self, e: Ending) -> None:
+        """Count an aborted task, whether it ran or not."""
+        self._done(e, self._ended(e, "aborted"), "aborted")
+
+    def on_return(self, e: Ending) -> None:
+        """An attempt handed back at shutdown runs no more; the task lives on."""
+        self._ended(e, "returned")
+
+    def on_refuse(self, e: Ending) -> None:
+        """Count a task that ended without its body being run."""
+        row = self._ended(e, "failed")
+        expired = e.reason == "expired"
+        self._add(row, names.TASKS_REFUSED, e.reason)
+        self._add(row, names.TASKS_FINISHED, "expired" if expired else "failed")
+        if not expired:
+            self._add(row, names.TASKS_FAILED, self._exception_of(e))
+
+    def on_fenced(self, e: Fence) -> None:
+        """Count an attempt whose end did not count."""
+        status = e.ending.status
+        row = self._ended(e.ending, "failed" if status == "refused" else status)
+        self._add(row, names.TASKS_FENCED)
+
+    def on_reclaim(self, e: Reclaim) -> None:
+        """Count an attempt taken over from a lost worker."""
+        self._add(self._row(e.attempt.task, e.attempt.priority), names.TASKS_RECLAIMED)
+
+    def _exception_of(self, e: Ending) -> str:
+        return self._exception_name(
+            type(e.error).__name__ if e.error is not None else e.reason
+        )
+
+    # --------------------------------------------------------------------- worker, Redis
+
+    def on_worker_start(self, e: WorkerEvent) -> None:
+        """Say how much the worker can do at once."""
+        if not self._concurrency:
+            self._concurrency = self._store.allocate(names.WORKER_CONCURRENCY, (self._queue,))
+            self._store.allocate(names.EVENT_LOOP_LAG, (self._queue,))
+        self._cells[self._concurrency] = e.concurrency
+
+    def on_worker_stop(self, e: WorkerEvent) -> None:
+        """A stopped worker can do nothing."""
+        self._cells[self._concurrency] = 0
+
+    def on_redis_call(self, e: RedisCall) -> None:
+        """Observe one call to Redis."""
+        places = self._operations.get(e.operation) or self._operation(e.operation)
+        cells = self._cells
+        cells[places[0] + bisect_left(REDIS_BUCKETS, e.duration_s)] += 1
+        cells[places[0] + _REDIS_SUM] += e.duration_s
+        if e.error:
+            cells[places[1]] += 1
+
+    def _operation(self, name: str) -> tuple[int, int]:
+        store = self._store
+        places = (
+            store.allocate(names.REDIS_CALL_DURATION, (name,)),
+            store.allocate(names.REDIS_ERRORS, (name,)),
+        )
+        self._operations[name] = places
+        return places
