@@ -39,6 +39,7 @@ _NOT_FOR_USERS: Final = frozenset(
         "startup_nodes",
     }
 )
+_OF_THE_POOL_ITSELF: Final = ("event_dispatcher", "maint_notifications_config")
 _ADDRESS: Final = frozenset({"host", "port", "unix_socket_path", "path"})
 _SECRET_IN_QUERY: Final = re.compile(
     r"((?:^|&)[^=&]*(?:password|secret|token)[^=&]*=)[^&]*", re.IGNORECASE
@@ -249,5 +250,6 @@ def _pool_options(pool: aredis.ConnectionPool) -> dict[str, Any]:
         options["ssl"] = True
     options["max_connections"] = pool.max_connections
     # Decoding pools are welcome: we build our own from their address and credentials.
-    options.pop("decode_responses", None)
+    for name in ("decode_responses", *_OF_THE_POOL_ITSELF):
+        options.pop(name, None)
     return known_to(aredis.Redis, options)

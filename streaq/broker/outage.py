@@ -45,10 +45,6 @@ _MEANINGS: Final[tuple[tuple[type[Exception] | tuple[type[Exception], ...], str]
         errors.RedisClusterException,
         "no Cluster answers there ({text}); check cluster_nodes",
     ),
-    (
-        (TimeoutError, errors.TimeoutError),
-        "no answer in time; is it a Redis server, and does a firewall let you through?",
-    ),
 )
 
 
@@ -98,11 +94,16 @@ class Backoff:
 def explain(exc: Exception, *, tls: bool) -> str:
     """What is wrong when the server could not be reached, and what to do about it, in one line."""
     text = " ".join(str(exc).split())
+    causes = list(_causes(exc))
     for kinds, meaning in _MEANINGS:
-        if any(isinstance(e, kinds) for e in _causes(exc)):
+        if any(isinstance(e, kinds) for e in causes):
             return meaning.format(text=text)
-    hint = "" if tls else ", and if it wants TLS, say rediss://"
-    return f"no Redis server answers ({text}); start one or correct redis_url{hint}"
+    if tls and any(isinstance(e, FileNotFoundError | PermissionError) for e in causes):
+        return f"a file named by ssl_ca_certs, ssl_certfile or ssl_keyfile cannot be read ({text})"
+    hint = "if it has no TLS, say redis://" if tls else "if it wants TLS, say rediss://"
+    if any(isinstance(e, TimeoutError | errors.TimeoutError) for e in causes):
+        return f"no answer in time; is it a Redis server, and no firewall between? And {hint}"
+    return f"no Redis server answers ({text}); start one or correct redis_url, and {hint}"
 
 
 def _causes(exc: BaseException | None) -> Iterator[BaseException]:

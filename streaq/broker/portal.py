@@ -71,7 +71,7 @@ class Portal:
         self._soon: Callable[..., object]
 
     async def __aenter__(self) -> Self:
-        self._soon = _home_scheduler()
+        self._soon = home_scheduler()
         self._loop = loop = _new_loop()
         self._thread = threading.Thread(
             target=self._run, args=(loop,), name="streaq-portal", daemon=True
@@ -145,7 +145,7 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     return uvloop.new_event_loop()
 
 
-def _home_scheduler() -> Callable[..., object]:
+def home_scheduler() -> Callable[..., object]:
     """What schedules a callback on the loop that runs here now, from any thread."""
     if current_backend() == "asyncio":
         return asyncio.get_running_loop().call_soon_threadsafe

@@ -254,7 +254,9 @@ class MetricsHook(Hook):
     def on_worker_start(self, e: WorkerEvent) -> None:
         """Say how much the worker can do at once."""
         if not self._concurrency:
-            self._concurrency = self._store.allocate(names.WORKER_CONCURRENCY, (self._queue,))
+            self._concurrency = self._store.allocate(
+                names.WORKER_CONCURRENCY, (self._queue,)
+            )
             self._store.allocate(names.EVENT_LOOP_LAG, (self._queue,))
         self._cells[self._concurrency] = e.concurrency
 

@@ -1,0 +1,271 @@
+"""One attempt as a pipeline of values: decode, invoke, classify, settle.
+
+The attempt never talks to Redis. It turns what was claimed into a settle, which the pump sends
+with the next exchange.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import anyio
+
+from streaq.broker.exchange import Claimed, Settle
+from streaq.engine.catalog import Function
+from streaq.engine.outcome import (
+    Aborted,
+    Cause,
+    Failed,
+    Forfeited,
+    Outcome,
+    Retried,
+    Returned,
+    Succeeded,
+    classify,
+)
+from streaq.hooks import Attempt, Dispatcher, Ending, Kind, Mark, Reclaim, Status
+from streaq.task import task_context
+from streaq.types import StreaqError, TaskContext
+from streaq.wire import Codec, decode_headers, one_line
+
+
+class Lease:
+    """The right to run one attempt, and the means to stop it."""
+
+    __slots__ = ("attempt", "cause", "claimed", "function", "scope", "task")
+
+    def __init__(self, claimed: Claimed, function: Function) -> None:
+        self.claimed = claimed
+        self.function = function
+        self.scope: anyio.CancelScope | None = None
+        self.cause: Cause | None = None
+        self.attempt: Attempt | None = None
+        self.task: object = None
+
+    def cancel(self, cause: Cause) -> None:
+        """Stop the attempt; the first cause stands."""
+        if self.cause is None:
+            self.cause = cause
+        if self.scope is not None:
+            self.scope.cancel()
+
+
+class Finished(NamedTuple):
+    """An attempt that ended: what to settle, and what to tell hooks once that has committed."""
+
+    lease: Lease
+    settle: Settle | None
+    """None when the lease was lost."""
+    ending: Ending | None
+    """None when nobody listens."""
+
+
+_STATUS: dict[type[Outcome], Status] = {
+    Succeeded: "success",
+    Failed: "failed",
+    Retried: "retried",
+    Aborted: "aborted",
+    Returned: "returned",
+    Forfeited: "failed",
+}
+
+_REASON: dict[type[Outcome], str] = {
+    Succeeded: "ok",
+    Returned: "shutdown",
+    Forfeited: "lost",
+}
+
+
+class Attempts:
+    """Runs attempts for one worker.
+
+    :param finished: called with each attempt that ended.
+    """
+
+    def __init__(
+        self,
+        codec: Codec,
+        hooks: Dispatcher,
+        *,
+        queue: str,
+        worker_id: str,
+        finished: Callable[[Finished], None],
+    ) -> None:
+        self._codec = codec
+        self._hooks = hooks
+        self._queue = queue
+        self._worker_id = worker_id
+        self._finished = finished
+        # Whether anybody wants to know of single attempts at all.
+        self._observed = any(
+            (
+                hooks.around_attempt, hooks.on_start, hooks.on_retry, hooks.on_fail,
+                hooks.on_finish, hooks.on_abort, hooks.on_refuse, hooks.on_return,
+                hooks.on_fenced, hooks.on_reclaim,
+            )
+        )  # fmt: skip
+
+    async def run(self, lease: Lease) -> None:
+        """Run one attempt to its end; never raises."""
+        began = time.monotonic()
+        try:
+            args, kwargs = await self._decode(lease.claimed)
+        except StreaqError as e:
+            outcome: Outcome = Failed(e, "undecodable")
+            args, kwargs = (), {}
+            self._announce(lease, args, kwargs, start=False)
+        else:
+            outcome = await self._observe(lease, args, kwargs, began)
+            if not self._observed:
+                self._finished(Finished(lease, await self._settle(lease, outcome), None))
+                return
+        ending = lease.attempt.mark.end if lease.attempt is not None else None
+        if ending is None and lease.attempt is not None:
+            ending = self._ending(lease.attempt, outcome, began)
+        self._finished(Finished(lease, await self._settle(lease, outcome), ending))
+
+    async def _decode(self, claimed: Claimed) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        args, kwargs = await self._codec.load_call(claimed.fn, claimed.args)
+        if claimed.input:
+            args = await self._codec.load_input(claimed.input)
+        return args, kwargs
+
+    async def _observe(
+        self, lease: Lease, args: tuple[Any, ...], kwargs: dict[str, Any], began: float
+    ) -> Outcome:
+        """The body, with hooks around it if there are any."""
+        hooks = self._hooks
+        if not self._observed:
+            return await self._invoke(lease, args, kwargs)
+        attempt = self._announce(lease, args, kwargs, start=True)
+        if not hooks.around_attempt:
+            return await self._invoke(lease, args, kwargs)
+        with hooks.around(hooks.around_attempt, attempt):
+            outcome = await self._invoke(lease, args, kwargs)
+            attempt.mark.end = self._ending(attempt, outcome, began)
+        return outcome
+
+    async def _invoke(self, lease: Lease, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome:
+        function, claimed = lease.function, lease.claimed
+        task = function.task
+        task_context.set(
+            TaskContext(function.name, claimed.task_id, task.timeout, claimed.try_number, task.ttl)
+        )
+        policy = function.policy
+        scope = anyio.CancelScope()
+        error: BaseException | None = None
+        value, succeeded = None, False
+        lease.scope = scope
+        if lease.cause is not None:
+            scope.cancel()
+        try:
+            with scope:
+                if policy.timeout_s is not None:
+                    scope.deadline = anyio.current_time() + policy.timeout_s
+                value = await function.call(*args, **kwargs)
+                # What was done in time counts, even if a cancellation was on its way.
+                succeeded = True
+        except KeyboardInterrupt:
+            raise
+        except BaseException as e:  # a task may raise what it likes, SystemExit included
+            error = e
+        finally:
+            lease.scope = None
+        if succeeded:
+            return await self._succeed(value)
+        return classify(error, self._cause(lease, scope, error), policy, claimed.try_number)
+
+    async def _succeed(self, value: Any) -> Outcome:
+        try:
+            return Succeeded(value, await self._codec.dump_value(value))
+        except StreaqError as e:
+            return Failed(e)
+
+    @staticmethod
+    def _cause(
+        lease: Lease, scope: anyio.CancelScope, error: BaseException | None
+    ) -> Cause | None:
+        if lease.cause is not None:
+            return lease.cause
+        if error is None:
+            return Cause.TIMEOUT if scope.cancelled_caught else None
+        if isinstance(error, asyncio.CancelledError) and _asyncio_cancels():
+            return Cause.SHUTDOWN  # somebody tears the event loop down
+        return None
+
+    def _announce(
+        self, lease: Lease, args: tuple[Any, ...], kwargs: dict[str, Any], *, start: bool
+    ) -> Attempt:
+        hooks, c = self._hooks, lease.claimed
+        attempt = Attempt(
+            self._queue, c.fn, c.task_id, c.priority, cast("Kind", c.kind), c.try_number,
+            lease.function.policy.max_tries, self._worker_id, c.created_ms, c.due_ms,
+            int(c.message_id.partition(b"-")[0]), c.started_ms, decode_headers(c.headers),
+            c.previous, tuple(c.links.split()), lease.function.silent, args, kwargs, Mark(),
+        )  # fmt: skip
+        lease.attempt = attempt
+        if c.lost_worker and hooks.on_reclaim:
+            hooks.emit(hooks.on_reclaim, Reclaim(attempt, c.lost_worker))
+        if start and hooks.on_start:
+            hooks.emit(hooks.on_start, attempt)
+        return attempt
+
+    def _ending(self, attempt: Attempt, outcome: Outcome, began: float) -> Ending:
+        duration_s = time.monotonic() - began
+        finished_ms = attempt.started_ms + round(duration_s * 1000)
+        error = None if isinstance(outcome, Succeeded | Returned | Forfeited) else outcome.error
+        retry_due_ms = 0
+        if isinstance(outcome, Retried):
+            relative = outcome.when.startswith("+")
+            retry_due_ms = int(outcome.when) + (finished_ms if relative else 0)
+        status = _STATUS[type(outcome)]
+        if isinstance(outcome, Failed) and outcome.reason == "undecodable":
+            status = "refused"
+        result = outcome.value if isinstance(outcome, Succeeded) else None
+        reason = _REASON.get(type(outcome)) or getattr(outcome, "reason", "")
+        return Ending(
+            attempt, status, reason, error, finished_ms, duration_s, retry_due_ms, result
+        )
+
+    async def _settle(self, lease: Lease, outcome: Outcome) -> Settle | None:
+        """The outcome as the exchange takes it."""
+        if isinstance(outcome, Succeeded):
+            return self._make(lease, "end", "success", "ok", outcome.raw)
+        if isinstance(outcome, Failed | Aborted):
+            status = "failed" if isinstance(outcome, Failed) else "aborted"
+            value = await self._codec.dump_error(outcome.error)
+            text = one_line(outcome.error)
+            return self._make(lease, "end", status, outcome.reason, value, text)
+        if isinstance(outcome, Retried):
+            value = await self._codec.dump_error(outcome.error)
+            text = one_line(outcome.error)
+            return self._make(lease, "retry", "", outcome.reason, value, text, outcome.when)
+        if isinstance(outcome, Returned):
+            return self._make(lease, "return", "", "shutdown", b"")
+        return None
+
+    @staticmethod
+    def _make(
+        lease: Lease,
+        action: str,
+        status: str,
+        reason: str,
+        value: bytes,
+        text: str = "",
+        when: str = "",
+    ) -> Settle:
+        c, f = lease.claimed, lease.function
+        trace = lease.attempt.mark.trace if lease.attempt is not None else ""
+        return Settle(
+            c.task_id, c.message_id, c.priority, str(c.try_number), action, status, reason,
+            f.keep, value, text, when, trace, f.flags,
+        )  # fmt: skip
+
+
+def _asyncio_cancels() -> bool:
+    """Whether the asyncio task that runs here was cancelled from outside."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -1,0 +1,139 @@
+"""Keeps the leases of running tasks, and the worker's health record, from a thread.
+
+A thread with a client of its own goes on while the event loop is busy, so a task that hogs the
+loop does not lose its lease, or make the other tasks lose theirs. But a loop that has been silent
+for ten leases is taken for dead, and its tasks are let go.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from redis.exceptions import RedisError
+
+from streaq.broker.scripts import Arg, call_sync
+
+if TYPE_CHECKING:
+    from streaq.broker.connection import Connector, SyncClient
+    from streaq.engine.health import Health
+    from streaq.engine.settings import Settings
+
+logger = logging.getLogger("streaq")
+
+Held = tuple[str, bytes, str, str, str]
+
+DEAD_AFTER_LEASES = 10
+
+
+class Leases:
+    """Renews leases every quarter of ``idle_timeout``.
+
+    :param held: what to renew; called from the thread.
+    :param functions: names the worker can run, for its health record.
+    :param tell: called from the thread with the ids of lost leases, the ids that are to stop, and
+        whether the server forgot the worker's functions.
+    """
+
+    def __init__(
+        self,
+        connector: Connector,
+        base: str,
+        settings: Settings,
+        digest: str,
+        health: Health,
+        *,
+        held: Callable[[], list[Held]],
+        functions: Sequence[str],
+        tell: Callable[[list[str], list[str], bool], None],
+    ) -> None:
+        self._connector = connector
+        self._base = base
+        self._settings = settings
+        self._digest = digest
+        self._health = health
+        self._held = held
+        self._functions = list(functions)
+        self._tell = tell
+        self._started_ms = round(time.time() * 1000)
+        self._stop = threading.Event()
+        self._now = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="streaq-leases", daemon=True)
+
+    def start(self) -> None:
+        """Begin to renew; the health record appears at once."""
+        self._thread.start()
+
+    def renew_soon(self) -> None:
+        """Renew now instead of at the next interval. Safe in any thread."""
+        self._now.set()
+
+    def stop(self) -> None:
+        """Stop renewing, and wait for the thread to end."""
+        self._stop.set()
+        self._now.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        interval_s = self._settings.lease_ms / 4000
+        client: SyncClient | None = None
+        while not self._stop.is_set():
+            self._now.clear()
+            try:
+                client = client or self._connector.open_sync()
+                self._renew(client)
+            except (RedisError, OSError) as e:
+                logger.debug("leases not renewed: %s", e)
+                client = self._reopen(client)
+                self._stop.wait(min(1.0, interval_s / 4))
+                continue
+            except Exception:
+                logger.exception("renewing leases failed")
+            self._now.wait(interval_s)
+        if client is not None:
+            client.close()
+
+    def _reopen(self, client: SyncClient | None) -> None:
+        if client is not None:
+            client.close()
+
+    def _renew(self, client: SyncClient) -> None:
+        settings = self._settings
+        held = [] if self._loop_is_dead() else self._held()
+        args: list[Arg] = [
+            settings.worker_id, settings.lease_ms, self._digest, self._record(len(held)),
+            len(settings.priorities), *settings.priorities, len(held),
+        ]  # fmt: skip
+        for lease in held:
+            args += lease
+        _, lost, stop, gone = call_sync(client, self._base, "renew", args)
+        if lost or stop or gone:
+            names = [[task_id.decode() for task_id in ids] for ids in (lost, stop)]
+            self._tell(names[0], names[1], gone == 1)
+
+    def _loop_is_dead(self) -> bool:
+        silent_s = self._health.silent_s
+        if silent_s * 1000 < self._settings.lease_ms * DEAD_AFTER_LEASES:
+            return False
+        logger.error("the event loop has been silent for %.0f s: leases are let go", silent_s)
+        return True
+
+    def _record(self, held: int) -> str:
+        settings = self._settings
+        record: dict[str, Any] = {
+            "id": settings.worker_id,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "started_ms": self._started_ms,
+            "concurrency": settings.concurrency,
+            "running": held,
+            "priorities": settings.priorities,
+            "functions": self._functions,
+        }
+        return json.dumps(record, separators=(",", ":"))

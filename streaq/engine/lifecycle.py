@@ -1,0 +1,234 @@
+"""A worker's life: what starts in which order, and how it stops without losing anything.
+
+Start: make the functions known, keep leases, listen for control messages, schedule, pump.
+Stop: claim no more, let running tasks finish for as long as ``grace_period`` says, hand back the
+rest with their tries refunded, settle everything, leave.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from typing import TYPE_CHECKING
+
+import anyio
+from anyio.abc import TaskStatus
+from redis.exceptions import RedisError
+
+from streaq.broker.portal import home_scheduler
+from streaq.engine.attempt import Attempts
+from streaq.engine.lease import Leases
+from streaq.engine.ledger import Ledger
+from streaq.engine.outcome import Cause
+from streaq.engine.pump import Pump
+from streaq.engine.scheduler import Scheduler, sweep_forever
+from streaq.engine.spawn import open_spawner
+from streaq.engine.watchdog import Watchdog
+from streaq.hooks import LoopBlocked, WorkerEvent
+
+if TYPE_CHECKING:
+    from streaq.broker.link import Broker
+    from streaq.engine.catalog import Catalog
+    from streaq.engine.health import Health
+    from streaq.engine.settings import Settings
+    from streaq.hooks import Dispatcher
+    from streaq.wire import Codec
+
+logger = logging.getLogger("streaq")
+
+UNWIND_S = 10.0
+"""How long a cancelled task may take to clean up before the worker leaves without it."""
+
+
+class Life:
+    """One run of a worker, from the first registration to the last settle.
+
+    :param counters: the worker's public counters, kept up to date.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        catalog: Catalog,
+        codec: Codec,
+        hooks: Dispatcher,
+        health: Health,
+        settings: Settings,
+        counters: dict[str, int],
+        *,
+        backend: str,
+    ) -> None:
+        self._broker = broker
+        self._catalog = catalog
+        self._hooks = hooks
+        self._health = health
+        self._settings = settings
+        self._backend = backend
+        exchanger = broker.exchanger(settings.worker_id, settings.lease_ms, settings.priorities)
+        self.pump = Pump(
+            broker, exchanger, catalog, hooks, health, settings, Ledger(counters, hooks)
+        )
+        self._attempts = Attempts(
+            codec,
+            hooks,
+            queue=settings.queue,
+            worker_id=settings.worker_id,
+            finished=self.pump.finish,
+        )
+        self._scheduler = Scheduler(broker, codec, hooks, settings, catalog.crons)
+        self._leases: Leases
+        self._reason = "cancelled"
+
+    async def run(self, task_status: TaskStatus[None]) -> None:
+        """Work until a signal, the end of the burst, or cancellation."""
+        await self._register()
+        self._leases = self._make_leases()
+        watchdog = self._make_watchdog()
+        async with open_spawner(self._attempts.run) as self.pump.spawn:
+            self._leases.start()
+            watchdog.start()
+            self._health.ready(self._settings.concurrency)
+            self._tell(start=True)
+            try:
+                await self._work(watchdog, task_status)
+            finally:
+                self._health.stopping()
+                with anyio.CancelScope(shield=True):
+                    await self._stop()
+                    watchdog.stop()
+                    self._health.stopped()
+                    self._tell(start=False)
+
+    async def _work(self, watchdog: Watchdog, task_status: TaskStatus[None]) -> None:
+        pump, broker, settings = self.pump, self._broker, self._settings
+        async with anyio.create_task_group() as group:
+            await broker.listen(self._on_control, self._on_control_ready)
+            if settings.handle_signals and threading.current_thread() is threading.main_thread():
+                group.start_soon(self._handle_signals)
+            group.start_soon(self._beat, watchdog)
+            group.start_soon(pump.read_forever)
+            group.start_soon(self._scheduler.run)
+            group.start_soon(sweep_forever, broker, settings.lease_ms, pump.reclaim_soon)
+            task_status.started()
+            await pump.run()
+            self._reason = "drained"
+            group.cancel_scope.cancel()
+
+    async def _stop(self) -> None:
+        """Settle what finished, hand back what did not, and leave no trace."""
+        pump, settings, broker = self.pump, self._settings, self._broker
+        pump.interrupted()
+        pump.drain()
+        pump.cancel_running()
+        with anyio.move_on_after(UNWIND_S) as scope:
+            await pump.run()
+        if scope.cancelled_caught:
+            names = sorted({lease.function.name for lease in pump.running.values()})
+            logger.error("tasks that ignore cancellation are left behind: %s", ", ".join(names))
+        await anyio.to_thread.run_sync(self._leases.stop)
+        try:
+            await broker.unlisten()
+            held = [lease.claimed.message_id for lease in pump.running.values()]
+            await broker.recover(settings.worker_id, settings.priorities, held)
+            await broker.sweep(settings.lease_ms, settings.worker_id)
+        except (RedisError, OSError) as e:
+            logger.warning("could not take leave of Redis (%s); other workers will tidy up", e)
+
+    # --------------------------------------------------------------------- its parts
+
+    async def _register(self) -> None:
+        settings = self._settings
+        await self._broker.register(
+            self._catalog.digest, settings.lease_ms, settings.priorities, self._catalog.options
+        )
+
+    def _make_leases(self) -> Leases:
+        soon = home_scheduler()
+        return Leases(
+            self._broker.connector,
+            self._broker.keys.base,
+            self._settings,
+            self._catalog.digest,
+            self._health,
+            held=self.pump.held,
+            functions=sorted(self._catalog.functions),
+            tell=lambda lost, stop, gone: soon(self._on_leases, lost, stop, gone) and None,
+        )
+
+    def _make_watchdog(self) -> Watchdog:
+        hooks, functions = self._hooks, self._catalog.functions
+
+        def report(event: LoopBlocked) -> None:
+            if hooks.on_loop_blocked:
+                hooks.emit(hooks.on_loop_blocked, event)
+            else:
+                logger.warning(
+                    "the event loop has been blocked for %.1f s at %s", event.blocked_s, event.where
+                )
+
+        return Watchdog(
+            self._health,
+            queue=self._settings.queue,
+            worker_id=self._settings.worker_id,
+            idle_timeout_s=self._settings.lease_ms / 1000,
+            emit=report,
+            running=lambda: {lease.function.name for lease in list(self.pump.running.values())},
+            function_of=lambda name: getattr(functions[name].task, "fn", None),
+        )
+
+    async def _beat(self, watchdog: Watchdog) -> None:
+        while True:
+            watchdog.beat()
+            await anyio.sleep(watchdog.interval_s)
+
+    async def _handle_signals(self) -> None:
+        """The first signal asks tasks to finish within the grace period, the second cuts it."""
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async with anyio.create_task_group() as group:
+                async for signum in signals:
+                    logger.info("received %s: worker %s stops", signum.name, self._settings.worker_id)
+                    self._reason = signum.name
+                    self._health.stopping()
+                    if self.pump.drain():
+                        group.start_soon(self._end_grace)
+                    else:
+                        self.pump.cancel_running()
+
+    async def _end_grace(self) -> None:
+        await anyio.sleep(self._settings.grace_s)
+        self.pump.cancel_running()
+
+    # -------------------------------------------------------------------- what it hears
+
+    def _on_control(self, message: bytes) -> None:
+        word, _, rest = message.decode("utf-8", "replace").partition(" ")
+        if word == "abort":
+            self.pump.stop_task(rest, Cause.ABORT)
+        elif word == "due":
+            self._scheduler.wake.ring()
+        elif word == "returned":
+            self.pump.reclaim_soon()
+
+    def _on_control_ready(self) -> None:
+        """Messages may have been missed: look for what they would have said."""
+        self._leases.renew_soon()
+        self._scheduler.wake.ring()
+        self.pump.reclaim_soon()
+
+    def _on_leases(self, lost: list[str], stop: list[str], gone: bool) -> None:
+        for task_id in lost:
+            self.pump.stop_task(task_id, Cause.LOST)
+        for task_id in stop:
+            self.pump.stop_task(task_id, Cause.ABORT)
+        if gone:
+            self.pump.register_again()
+
+    def _tell(self, *, start: bool) -> None:
+        slot = self._hooks.on_worker_start if start else self._hooks.on_worker_stop
+        settings = self._settings
+        event = WorkerEvent(
+            settings.queue, settings.worker_id, settings.concurrency, settings.priorities,
+            tuple(sorted(self._catalog.functions)), "" if start else self._reason, self._backend,
+        )  # fmt: skip
+        self._hooks.emit(slot, event)

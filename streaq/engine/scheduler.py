@@ -1,0 +1,217 @@
+"""Due tasks, repeating schedules and cron jobs. Sleeps until the next of them is due, or until a
+control message says that an earlier one was added."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, tzinfo
+from typing import TYPE_CHECKING
+from uuid import NAMESPACE_URL, uuid5
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import anyio
+from redis.exceptions import RedisError
+
+from streaq.broker.connection import Backoff
+from streaq.broker.link import CronFiring
+from streaq.engine.cron import Crontab
+from streaq.engine.wake import Wake
+from streaq.hooks import Cron, Due, Enqueue, Publish
+from streaq.producer import keep_of
+from streaq.types import StreaqError
+from streaq.wire import encode_headers
+
+if TYPE_CHECKING:
+    from streaq.broker.link import Broker, CronState, Tick
+    from streaq.engine.settings import Settings
+    from streaq.hooks import Dispatcher
+    from streaq.task import RegisteredTask
+    from streaq.wire import Codec
+
+logger = logging.getLogger("streaq")
+
+TICK_BATCH = 500
+COUNT_MISSED_UP_TO = 10_000
+
+
+@dataclass(slots=True)
+class CronJob:
+    """A cron job of the code: its timetable and when it fires next."""
+
+    task: RegisteredTask
+    crontab: Crontab
+    next_ms: int | None = None
+
+
+class Scheduler:
+    """Moves what is due to the queue, and fires schedules.
+
+    :param crons: functions of this worker that run by a timetable.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        codec: Codec,
+        hooks: Dispatcher,
+        settings: Settings,
+        crons: Sequence[RegisteredTask],
+    ) -> None:
+        self._broker = broker
+        self._codec = codec
+        self._hooks = hooks
+        self._settings = settings
+        self._jobs = [CronJob(task, Crontab.parse(task.crontab or "", settings.tz)) for task in crons]
+        self.wake = Wake()
+
+    async def run(self) -> None:
+        """Keep the timetable for ever."""
+        backoff = Backoff()
+        registered = False
+        while True:
+            try:
+                if not registered:
+                    await self._register_jobs()
+                    registered = True
+                sleep_s = await self._turn()
+                backoff.reset()
+            except (RedisError, OSError):
+                sleep_s = backoff.next_delay()
+            await self.wake.wait_for(sleep_s)
+
+    async def _turn(self) -> float:
+        """Do everything that is due; seconds until something will be."""
+        tick = await self._broker.tick(TICK_BATCH, self._settings.priorities)
+        self._tell_moved(tick)
+        for schedule_id, fn, due_ms, expression, tz in tick.schedules:
+            await self._fire(tick.now_ms, schedule_id, fn, due_ms, expression, tz)
+        for job in self._jobs:
+            if job.next_ms is not None and job.next_ms <= tick.now_ms:
+                await self._fire_job(job, job.next_ms, tick.now_ms)
+        if tick.schedules or len(tick.moved) >= TICK_BATCH:
+            return 0.0
+        times = [job.next_ms for job in self._jobs if job.next_ms is not None]
+        if tick.next_ms is not None:
+            times.append(tick.next_ms)
+        return max(0.0, (min(times) - tick.now_ms) / 1000) if times else math.inf
+
+    def _tell_moved(self, tick: Tick) -> None:
+        if not self._hooks.on_due:
+            return
+        for task_id, fn, priority, due_ms in tick.moved:
+            lag_s = (tick.now_ms - due_ms) / 1000
+            event = Due(self._settings.queue, fn, task_id, priority, due_ms, lag_s)
+            self._hooks.emit(self._hooks.on_due, event)
+
+    # ------------------------------------------------------------- repeating schedules
+
+    async def _fire(
+        self, now_ms: int, schedule_id: str, fn: str, due_ms: int, expression: str, tz: str
+    ) -> None:
+        """One firing of ``start(schedule="...")``: the one that is due, and none for those that
+        passed while nobody looked."""
+        next_ms: int | None = None
+        missed = 0
+        try:
+            crontab = Crontab.parse(expression, self._zone(tz))
+            next_ms = crontab.next_after(max(now_ms, due_ms))
+            missed = crontab.count_between(due_ms, now_ms, COUNT_MISSED_UP_TO)
+        except StreaqError as e:
+            logger.error("schedule %s is dropped: %s", schedule_id, e)
+        task_id = uuid5(NAMESPACE_URL, f"streaq:{schedule_id}:{due_ms}").hex
+        made = await self._broker.fire(schedule_id, due_ms, next_ms, task_id)
+        if made:
+            self._tell_fired(fn, made, due_ms, next_ms, missed, now_ms)
+            self._tell_enqueued(fn, made, {})
+
+    def _zone(self, name: str) -> tzinfo:
+        if name == "UTC":
+            return UTC
+        try:
+            return ZoneInfo(name) if name else self._settings.tz
+        except (ZoneInfoNotFoundError, ValueError):
+            return self._settings.tz
+
+    # ------------------------------------------------------------- jobs written in the code
+
+    async def _register_jobs(self) -> None:
+        for job in self._jobs:
+            state = await self._send(job, 0, None, 0, "", "")
+            job.next_ms = job.crontab.next_after(state.now_ms)
+            last_due = job.crontab.last_at_or_before(state.now_ms)
+            if last_due is not None and last_due > state.last_ms:
+                # Passed while no worker was alive: run the latest, count the others.
+                await self._fire_job(job, last_due, state.now_ms, since_ms=state.last_ms)
+            else:
+                state = await self._send(job, 0, job.next_ms, 0, "", "")
+            self._tell_fired(job.task.fn_name, "", 0, job.next_ms, state.missed, state.now_ms)
+
+    async def _fire_job(
+        self, job: CronJob, due_ms: int, now_ms: int, since_ms: int | None = None
+    ) -> None:
+        name = job.task.fn_name
+        latest = job.crontab.last_at_or_before(now_ms)
+        if latest is not None and latest > due_ms:
+            since_ms = due_ms - 1 if since_ms is None else since_ms
+            due_ms = latest  # this worker slept through some: only the latest is run
+        job.next_ms = job.crontab.next_after(max(now_ms, due_ms))
+        missed = 0
+        if since_ms is not None:
+            missed = job.crontab.count_between(since_ms, due_ms - 1, COUNT_MISSED_UP_TO)
+        task_id = uuid5(NAMESPACE_URL, f"streaq:{self._settings.queue}:{name}:{due_ms}").hex
+        headers: dict[str, str] = {}
+        event = self._enqueue_event(name, task_id, headers)
+        publish = Publish(self._settings.queue, self._settings.worker_id, (event,))
+        with self._hooks.around(self._hooks.around_publish, publish):
+            self._hooks.emit(self._hooks.on_enqueue, event)
+            state = await self._send(
+                job, due_ms, job.next_ms, missed, task_id, encode_headers(headers)
+            )
+        if state.made:
+            self._tell_fired(name, task_id, due_ms, job.next_ms, missed, now_ms)
+            self._hooks.emit(self._hooks.on_enqueued, event)
+
+    async def _send(
+        self, job: CronJob, due_ms: int, next_ms: int | None, missed: int, task_id: str, head: str
+    ) -> CronState:
+        name = job.task.fn_name
+        firing = CronFiring(
+            name, f"{job.crontab.expression} {job.crontab.tz}", due_ms, next_ms, missed, task_id,
+            self._settings.default_priority, await self._codec.dump_call(name, (), {}), head,
+            str(keep_of(job.task.ttl)),
+        )  # fmt: skip
+        return await self._broker.cron(firing)
+
+    def _enqueue_event(self, fn: str, task_id: str, headers: dict[str, str]) -> Enqueue:
+        settings = self._settings
+        return Enqueue(
+            settings.queue, fn, task_id, settings.default_priority, "cron", 0, (), headers, False
+        )
+
+    def _tell_enqueued(self, fn: str, task_id: str, headers: dict[str, str]) -> None:
+        if self._hooks.on_enqueued:
+            self._hooks.emit(self._hooks.on_enqueued, self._enqueue_event(fn, task_id, headers))
+
+    def _tell_fired(
+        self, fn: str, task_id: str, due_ms: int, next_ms: int | None, missed: int, now_ms: int
+    ) -> None:
+        if self._hooks.on_cron:
+            lag_s = (now_ms - due_ms) / 1000 if due_ms else 0.0
+            event = Cron(
+                self._settings.queue, fn, task_id, due_ms, next_ms or 0, missed, lag_s
+            )
+            self._hooks.emit(self._hooks.on_cron, event)
+
+
+async def sweep_forever(broker: Broker, lease_ms: int, reclaim: Callable[[], None]) -> None:
+    """Every half lease: forget workers that died, and have their tasks looked for."""
+    while True:
+        await anyio.sleep(lease_ms / 2000)
+        reclaim()
+        try:
+            await broker.sweep(lease_ms)
+        except (RedisError, OSError):
+            continue  # the exchange tells of it and waits it out

@@ -1,0 +1,187 @@
+"""What a worker object holds between entering and leaving it: the broker, and the running engine."""
+
+from __future__ import annotations
+
+import platform
+from typing import TYPE_CHECKING, Any
+
+from anyio.abc import TaskStatus
+
+from streaq.broker.link import Broker
+from streaq.broker.portal import current_backend
+from streaq.engine.catalog import Catalog
+from streaq.engine.lifecycle import Life
+from streaq.engine.settings import Settings
+from streaq.hooks import Dispatcher
+from streaq.producer import Producer, check_start
+from streaq.types import StreaqError
+
+if TYPE_CHECKING:
+    from streaq.task import Task
+    from streaq.worker import Worker
+
+NOT_ENTERED = "The worker is not connected: use 'async with worker:' around this."
+
+
+class Session:
+    """Opened by the first ``async with`` on a worker, closed by the last."""
+
+    def __init__(self, worker: Worker[Any]) -> None:
+        self._worker = worker
+        self._users = 0
+        self._broker: Broker | None = None
+        self._producer: Producer | None = None
+        self._hooks: Dispatcher | None = None
+        self._decoded: Any = None
+        self._life: Life | None = None
+        self._context: tuple[Any] | None = None
+
+    async def enter(self) -> None:
+        """Connect, unless that was done."""
+        self._users += 1
+        if self._users > 1:
+            return
+        try:
+            await self._open()
+        except BaseException:
+            self._users -= 1
+            raise
+
+    async def leave(self) -> None:
+        """Disconnect, when the last user leaves."""
+        self._users -= 1
+        if self._users:
+            return
+        broker, self._broker, self._producer = self._broker, None, None
+        decoded, self._decoded = self._decoded, None
+        if decoded is not None:
+            await decoded.aclose()
+        if broker is not None:
+            await broker.close()
+
+    async def _open(self) -> None:
+        worker = self._worker
+        broker = Broker(worker.connector, worker.queue_name, self.hooks())
+        await broker.open()
+        if current_backend() == "asyncio":
+            self._decoded = await worker.connector.open_decoded()
+        self._broker = broker
+        self._producer = Producer(
+            broker,
+            worker.codec,
+            self.hooks(),
+            queue=worker.queue_name,
+            client_id=worker.id,
+            priorities=worker.priorities,
+            default_priority=worker.default_priority,
+            tz=worker.tz,
+        )
+
+    def hooks(self) -> Dispatcher:
+        """The hooks of this worker, telemetry first; made once."""
+        if self._hooks is None:
+            worker = self._worker
+            hooks = list(worker.extra_hooks)
+            if worker.telemetry:
+                from streaq.telemetry import hooks_for  # costs imports: only for who wants it
+
+                hooks = [
+                    *hooks_for(
+                        worker.telemetry,
+                        queue=worker.queue_name,
+                        client_id=worker.id,
+                        server_address=worker.connector.address,
+                    ),
+                    *hooks,
+                ]
+            self._hooks = Dispatcher(hooks)
+        return self._hooks
+
+    def broker(self) -> Broker:
+        """The open broker.
+
+        :raises StreaqError: when the worker was not entered.
+        """
+        if self._broker is None:
+            raise StreaqError(NOT_ENTERED)
+        return self._broker
+
+    def producer(self) -> Producer:
+        """What enqueues.
+
+        :raises StreaqError: when the worker was not entered.
+        """
+        if self._producer is None:
+            raise StreaqError(NOT_ENTERED)
+        return self._producer
+
+    def decoded_client(self) -> Any:
+        """The users' own client.
+
+        :raises StreaqError: when the worker was not entered, or runs under Trio.
+        """
+        if self._broker is None:
+            raise StreaqError(NOT_ENTERED)
+        if self._decoded is None:
+            raise StreaqError("worker.redis is an asyncio client and can't be used under Trio.")
+        return self._decoded
+
+    def check_start(self, task: Task[Any, Any]) -> None:
+        """Refuse options that can't work."""
+        check_start(task, self._worker.priorities, self._worker.tz)
+
+    def running(self) -> int:
+        """How many tasks run now."""
+        return len(self._life.pump.running) if self._life is not None else 0
+
+    def context(self) -> Any:
+        """What the lifespan yielded.
+
+        :raises StreaqError: while the worker does not run.
+        """
+        if self._context is None:
+            raise StreaqError("Context is only available in running workers.")
+        return self._context[0]
+
+    async def work(self, task_status: TaskStatus[None]) -> None:
+        """Run the engine until it stops.
+
+        :raises StreaqError: when this worker object runs already.
+        """
+        worker = self._worker
+        if self._life is not None:
+            raise StreaqError(f"Worker {worker.id} runs already; one object runs once at a time.")
+        async with worker, worker.lifespan() as context:
+            self._context = (context,)
+            catalog = Catalog(worker.registry, worker.middlewares, worker.sync_concurrency)
+            self._life = Life(
+                self.broker(),
+                catalog,
+                worker.codec,
+                self.hooks(),
+                worker.health,
+                self._settings(),
+                worker.counters,
+                backend=f"{current_backend()}, Python {platform.python_version()}",
+            )
+            try:
+                await self._life.run(task_status)
+            finally:
+                self._life = None
+                self._context = None
+
+    def _settings(self) -> Settings:
+        worker = self._worker
+        return Settings(
+            queue=worker.queue_name,
+            worker_id=worker.id,
+            priorities=tuple(worker.priorities),
+            default_priority=worker.default_priority,
+            concurrency=worker.concurrency,
+            prefetch=worker.prefetch,
+            lease_ms=worker.idle_timeout_ms,
+            grace_s=worker.grace_period_s,
+            tz=worker.tz,
+            burst=worker.burst,
+            handle_signals=worker.handle_signals,
+        )

@@ -1,0 +1,86 @@
+"""What every log line written inside a task carries: which task, which try, which trace.
+
+The values are bound as structlog's own context variables, which ``merge_contextvars`` (part of
+structlog's default configuration) merges into the user's lines. ``TaskContextFilter`` does the
+same for the standard library.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextvars import ContextVar, Token
+from typing import Any
+
+from structlog.contextvars import bind_contextvars, reset_contextvars
+
+from streaq.hooks import Attempt
+from streaq.telemetry.names_logs import CONTEXT_FIELDS
+from streaq.telemetry.propagation import ids
+
+
+def _variables() -> tuple[ContextVar[Any], ...]:
+    """structlog's variables of our names: binding tells them, one by one."""
+    tokens = bind_contextvars(**dict.fromkeys(CONTEXT_FIELDS))
+    reset_contextvars(**tokens)
+    return tuple(tokens[name].var for name in CONTEXT_FIELDS)
+
+
+_TASK, _TASK_ID, _QUEUE, _PRIORITY, _TRY, _WORKER_ID, _TRACE_ID, _SPAN_ID = _variables()
+_ALL = (_TASK, _TASK_ID, _QUEUE, _PRIORITY, _TRY, _WORKER_ID, _TRACE_ID, _SPAN_ID)
+
+Tokens = tuple[Token[Any], ...]
+
+
+def bind(e: Attempt) -> Tokens:
+    """Bind this attempt's fields in the current context; hand the answer to ``unbind``."""
+    tokens = (
+        _TASK.set(e.task),
+        _TASK_ID.set(e.task_id),
+        _QUEUE.set(e.queue),
+        _PRIORITY.set(e.priority),
+        _TRY.set(e.try_number),
+        _WORKER_ID.set(e.worker_id),
+    )
+    trace = e.mark.trace
+    if not trace:
+        return tokens
+    trace_id, span_id = ids(trace)
+    return (*tokens, _TRACE_ID.set(trace_id), _SPAN_ID.set(span_id))
+
+
+def unbind(tokens: Tokens) -> None:
+    """Put back what was bound before."""
+    for token in tokens:
+        token.var.reset(token)
+
+
+def current_fields() -> dict[str, Any]:
+    """The fields bound now, by name; empty outside a task."""
+    found: dict[str, Any] = {}
+    for name, var in zip(CONTEXT_FIELDS, _ALL, strict=True):
+        value = var.get(...)
+        if value is not ...:
+            found[name] = value
+    return found
+
+
+class TaskContextFilter(logging.Filter):
+    """Adds the fields of the running task to standard-library log records.
+
+    ``task``, ``task_id``, ``queue``, ``priority``, ``try``, ``worker_id``, ``trace_id`` and
+    ``span_id`` become attributes of the record; outside a task they are empty. ``streaq run``
+    installs it; elsewhere put it on a handler.
+
+    Example::
+
+        handler.addFilter(TaskContextFilter())
+        handler.setFormatter(logging.Formatter("%(task_id)s %(trace_id)s %(message)s"))
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Write the fields to the record; it always passes."""
+        fields = current_fields()
+        for name in CONTEXT_FIELDS:
+            if not hasattr(record, name):
+                setattr(record, name, fields.get(name, ""))
+        return True

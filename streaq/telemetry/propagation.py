@@ -1,0 +1,134 @@
+"""How one trace reaches from the enqueueing process to the attempt, or a new one is linked to it.
+
+The producer writes W3C headers, and says in one header of our own when its tasks are to start
+traces of their own; the consumer reads both and decides under which parent the attempt goes.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, TypeAlias
+
+from opentelemetry import propagate, trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, TraceFlags
+
+from streaq.hooks import Attempt, Enqueue
+from streaq.telemetry.names_spans import (
+    LINK_DEPENDENCY,
+    LINK_PREVIOUS,
+    LINK_PRODUCER,
+    LINK_REASON,
+    LINK_SCHEDULE,
+)
+
+Propagation: TypeAlias = Literal["child", "link"]
+
+LINK_HEADER = "streaq-link"
+"""Says why the task starts a trace of its own: ``schedule``, ``delay`` or ``batch``."""
+BY_SCHEDULE, BY_DELAY, BY_BATCH = "schedule", "delay", "batch"
+
+_TRACEPARENT_PARTS = 4
+_NO_SPAN = trace.INVALID_SPAN
+
+
+class Rules(NamedTuple):
+    """When an attempt is a child of its producer's span, and when a trace of its own.
+
+    :param link_after_ms: an intended delay longer than this starts a trace of its own.
+    :param link_batches_over: so does a batch of more tasks than this.
+    """
+
+    propagation: Propagation = "child"
+    link_after_ms: int = 60_000
+    link_batches_over: int = 100
+
+
+class Place(NamedTuple):
+    """Where an attempt's span goes."""
+
+    context: Context
+    links: list[Link]
+
+
+def headers_of(context: Context) -> dict[str, str]:
+    """The W3C headers (traceparent, tracestate, baggage) that carry this context."""
+    headers: dict[str, str] = {}
+    propagate.inject(headers, context)
+    return headers
+
+
+def reason_to_link(e: Enqueue, batch: int, rules: Rules) -> str:
+    """Why this task is to start a trace of its own; empty when it is not."""
+    if e.kind == "cron":
+        return BY_SCHEDULE
+    if e.delay_ms > rules.link_after_ms:
+        return BY_DELAY
+    return BY_BATCH if batch > rules.link_batches_over else ""
+
+
+def place(e: Attempt, rules: Rules) -> Place:
+    """Parent and links of an attempt.
+
+    An attempt that is not to be a child of its producer's span links to it, and goes under the
+    attempt before it, if there was one: the tries of one firing make one trace.
+    """
+    context = propagate.extract(e.headers, Context()) if e.headers else Context()
+    producer = trace.get_current_span(context).get_span_context()
+    previous = parse(e.previous)
+    links: list[Link] = []
+    if _is_linked(e, rules):
+        context = trace.set_span_in_context(_NO_SPAN, context)
+        if producer.is_valid:
+            links.append(_link(producer, _reason(e)))
+        producer = trace.INVALID_SPAN_CONTEXT
+    if previous is not None:
+        links.append(_link(previous, LINK_PREVIOUS))
+        if not producer.is_valid and rules.propagation == "child":
+            context = trace.set_span_in_context(NonRecordingSpan(previous), context)
+    found = (parse(text) for text in e.links)
+    links += [_link(other, LINK_DEPENDENCY) for other in found if other is not None]
+    return Place(context, links)
+
+
+def _is_linked(e: Attempt, rules: Rules) -> bool:
+    if rules.propagation == "link" or e.kind == "cron" or LINK_HEADER in e.headers:
+        return True
+    return e.kind == "delayed" and e.due_ms - e.created_ms > rules.link_after_ms
+
+
+def _reason(e: Attempt) -> str:
+    scheduled = e.kind == "cron" or e.headers.get(LINK_HEADER) == BY_SCHEDULE
+    return LINK_SCHEDULE if scheduled else LINK_PRODUCER
+
+
+def _link(context: SpanContext, reason: str) -> Link:
+    return Link(context, {LINK_REASON: reason})
+
+
+def traceparent(context: SpanContext) -> str:
+    """A span context as a traceparent; empty when it is not valid."""
+    if not context.is_valid:
+        return ""
+    return (
+        f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+    )
+
+
+def parse(text: str) -> SpanContext | None:
+    """A traceparent as a span context; None when it is empty or not one."""
+    parts = text.split("-")
+    if len(parts) != _TRACEPARENT_PARTS:
+        return None
+    try:
+        trace_id, span_id, flags = (int(part, 16) for part in parts[1:])
+    except ValueError:
+        return None
+    context = SpanContext(
+        trace_id, span_id, is_remote=True, trace_flags=TraceFlags(flags)
+    )
+    return context if context.is_valid else None
+
+
+def ids(text: str) -> tuple[str, str]:
+    """Trace id and span id of a traceparent; two empty strings when it is empty."""
+    return (text[3:35], text[36:52]) if text else ("", "")

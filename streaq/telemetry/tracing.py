@@ -1,0 +1,288 @@
+"""Spans: one ``send`` for each call that enqueues, one ``process`` for each attempt.
+
+Nothing happens until the process has an OpenTelemetry SDK; whether it has is looked up ten times
+a second at most, so that the answer costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar, Token
+from typing import TYPE_CHECKING, NamedTuple
+
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import (
+    NoOpTracerProvider,
+    ProxyTracerProvider,
+    Span,
+    SpanKind,
+    Status,
+    StatusCode,
+    Tracer,
+    TracerProvider,
+)
+
+from streaq.broker.keys import GROUP
+from streaq.hooks import Attempt, Ending, Enqueue, Hook, Publish
+from streaq.telemetry import names_spans as n
+from streaq.telemetry.propagation import (
+    LINK_HEADER,
+    Rules,
+    headers_of,
+    place,
+    reason_to_link,
+    traceparent,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+RECHECK_S = 0.1
+_NOTHING = nullcontext()
+
+
+class Tracing:
+    """The tracer to use, when there is one.
+
+    :param provider: the provider; by default whatever the process has set, now or later.
+    """
+
+    def __init__(self, provider: TracerProvider | None = None) -> None:
+        self._tracer = None if provider is None else self._tracer_of(provider)
+        self._check_at = 0.0
+
+    def tracer(self) -> Tracer | None:
+        """A tracer that records, or None."""
+        if self._tracer is not None:
+            return self._tracer
+        now = time.monotonic()
+        if now < self._check_at:
+            return None
+        self._check_at = now + RECHECK_S
+        provider = trace.get_tracer_provider()
+        if not isinstance(provider, ProxyTracerProvider | NoOpTracerProvider):
+            self._tracer = self._tracer_of(provider)
+        return self._tracer
+
+    @staticmethod
+    def _tracer_of(provider: TracerProvider) -> Tracer:
+        from streaq import __version__
+
+        return provider.get_tracer(n.INSTRUMENTATION, __version__)
+
+
+class _Sending(NamedTuple):
+    """The call that enqueues, for the tasks inside it."""
+
+    tracer: Tracer
+    context: Context
+    headers: dict[str, str]
+    tasks: int
+
+
+_sending: ContextVar[_Sending | None] = ContextVar("streaq_sending", default=None)
+
+
+class TracingHook(Hook):
+    """Makes the spans of one worker.
+
+    :param client_id: id of the worker.
+    :param server_address: host and port of Redis; a port of 0 is left out.
+    :param create_spans: also make one ``create`` span for each task of a batch.
+    """
+
+    def __init__(
+        self,
+        tracing: Tracing,
+        rules: Rules,
+        *,
+        queue: str,
+        client_id: str,
+        server_address: tuple[str, int] | None = None,
+        create_spans: bool = False,
+    ) -> None:
+        self._tracing = tracing
+        self._rules = rules
+        self._create_spans = create_spans
+        common: dict[str, str | int] = {
+            n.MESSAGING_SYSTEM: n.SYSTEM_NAME,
+            n.MESSAGING_DESTINATION: queue,
+            n.MESSAGING_CLIENT_ID: client_id,
+        }
+        if server_address is not None:
+            common[n.SERVER_ADDRESS] = server_address[0]
+            if server_address[1]:
+                common[n.SERVER_PORT] = server_address[1]
+        self._send = {**common, **_operation("send")}
+        self._create = {**common, **_operation("create")}
+        self._process = {
+            **common,
+            **_operation("process"),
+            n.MESSAGING_CONSUMER_GROUP: GROUP,
+        }
+
+    # ------------------------------------------------------------------------ producers
+
+    def around_publish(self, e: Publish) -> AbstractContextManager[None]:
+        """The ``send`` span, current while the tasks are written."""
+        tracer = self._tracing.tracer()
+        return _NOTHING if tracer is None else self._sending_span(tracer, e)
+
+    @contextmanager
+    def _sending_span(self, tracer: Tracer, e: Publish) -> Generator[None]:
+        count = len(e.tasks)
+        attributes = dict(self._send)
+        if count == 1:
+            attributes.update(_task_attributes(e.tasks[0]))
+        else:
+            attributes[n.MESSAGING_BATCH_COUNT] = count
+        tasks = {task.task for task in e.tasks}
+        name = f"send {tasks.pop() if len(tasks) == 1 else e.queue}"
+        span = tracer.start_span(name, kind=SpanKind.PRODUCER, attributes=attributes)
+        context = trace.set_span_in_context(span)
+        attached = otel_context.attach(context)
+        token = _sending.set(_Sending(tracer, context, headers_of(context), count))
+        try:
+            yield
+        except BaseException as error:
+            _fail(span, type(error).__name__, error)
+            raise
+        finally:
+            _sending.reset(token)
+            otel_context.detach(attached)
+            span.end()
+
+    def on_enqueue(self, e: Enqueue) -> None:
+        """Write the headers that carry the trace to the attempts."""
+        sending = _sending.get()
+        if sending is None:
+            return
+        if self._create_spans and sending.tasks > 1:
+            e.headers.update(self._create_span(sending, e))
+        else:
+            e.headers.update(sending.headers)
+        reason = reason_to_link(e, sending.tasks, self._rules)
+        if reason:
+            e.headers[LINK_HEADER] = reason
+
+    def _create_span(self, sending: _Sending, e: Enqueue) -> Mapping[str, str]:
+        span = sending.tracer.start_span(
+            f"create {e.task}",
+            context=sending.context,
+            kind=SpanKind.PRODUCER,
+            attributes={**self._create, **_task_attributes(e)},
+        )
+        span.end()
+        return headers_of(trace.set_span_in_context(span, sending.context))
+
+    # -------------------------------------------------------------------------- attempts
+
+    def open_attempt(self, e: Attempt) -> OpenSpan | None:
+        """Start the ``process`` span and make it current; None when nobody records."""
+        tracer = self._tracing.tracer()
+        if tracer is None:
+            return None
+        span, context = self._process_span(tracer, e)
+        e.mark.trace = traceparent(span.get_span_context())
+        return OpenSpan(
+            span, otel_context.attach(trace.set_span_in_context(span, context))
+        )
+
+    def on_refuse(self, e: Ending) -> None:
+        """A ``process`` span of no length for a task whose body was not run."""
+        self._refused(e)
+
+    def on_abort(self, e: Ending) -> None:
+        """The same for a task aborted before it ran; one that ran has its span already."""
+        if not e.attempt.started_ms:
+            self._refused(e)
+
+    def _refused(self, e: Ending) -> None:
+        tracer = self._tracing.tracer()
+        if tracer is not None:
+            now = time.time_ns()
+            span, _ = self._process_span(tracer, e.attempt, now)
+            close_span(span, e)
+            span.end(now)
+
+    def _process_span(
+        self, tracer: Tracer, e: Attempt, start_ns: int | None = None
+    ) -> tuple[Span, Context]:
+        attributes = {
+            **self._process,
+            n.MESSAGING_CLIENT_ID: e.worker_id,
+            n.MESSAGING_MESSAGE_ID: e.task_id,
+            n.TASK_NAME: e.task,
+            n.TASK_PRIORITY: e.priority,
+            n.TASK_KIND: e.kind,
+            n.TASK_TRY: e.try_number,
+            n.TASK_QUEUE_WAIT_MS: e.wait_ms,
+        }
+        if e.max_tries is not None:
+            attributes[n.TASK_MAX_TRIES] = e.max_tries
+        where = place(e, self._rules)
+        span = tracer.start_span(
+            f"process {e.task}",
+            context=where.context,
+            kind=SpanKind.CONSUMER,
+            attributes=attributes,
+            links=where.links,
+            start_time=start_ns,
+        )
+        return span, where.context
+
+
+class OpenSpan(NamedTuple):
+    """A running attempt's span, and the token that makes it current no more."""
+
+    span: Span
+    token: Token[Context]
+
+    def close(self, end: Ending | None) -> None:
+        """Write down how the attempt ended, and end the span."""
+        otel_context.detach(self.token)
+        if end is not None:
+            close_span(self.span, end)
+        self.span.end()
+
+
+def close_span(span: Span, e: Ending) -> None:
+    """Outcome, error and status. Only the end of a task in failure is an error."""
+    if not span.is_recording():
+        return
+    span.set_attribute(n.TASK_OUTCOME, e.status)
+    span.set_attribute(n.TASK_REASON, e.reason)
+    if e.status == "failed":
+        _fail(
+            span, type(e.error).__name__ if e.error is not None else e.reason, e.error
+        )
+    elif e.status == "refused":
+        _fail(span, e.reason, e.error)
+    elif e.status != "success" and e.error is not None:
+        if e.status == "aborted":
+            span.set_attribute(n.ERROR_TYPE, type(e.error).__name__)
+        span.record_exception(e.error)
+
+
+def _fail(span: Span, kind: str, error: BaseException | None) -> None:
+    span.set_attribute(n.ERROR_TYPE, kind)
+    if error is not None:
+        span.record_exception(error)
+    span.set_status(Status(StatusCode.ERROR, str(error) if error is not None else kind))
+
+
+def _operation(name: str) -> dict[str, str | int]:
+    return {n.MESSAGING_OPERATION_NAME: name, n.MESSAGING_OPERATION_TYPE: name}
+
+
+def _task_attributes(e: Enqueue) -> dict[str, str | int]:
+    return {
+        n.MESSAGING_MESSAGE_ID: e.task_id,
+        n.TASK_NAME: e.task,
+        n.TASK_PRIORITY: e.priority,
+        n.TASK_KIND: e.kind,
+    }
