@@ -69,6 +69,12 @@ class Health:
         self._cells = [0.0] * SIZE if cells is None else cells
         self._clock = clock
 
+    def keep_in(self, cells: MutableSequence[float]) -> None:
+        """Go on in other cells (``SIZE`` numbers or more), such as those of shared memory."""
+        for i in range(SIZE):
+            cells[i] = self._cells[i]
+        self._cells = cells
+
     # ------------------------------------------------------------- told by the engine
 
     def ready(self, concurrency: int) -> None:
@@ -121,6 +127,11 @@ class Health:
     # ------------------------------------------------------------------- asked by others
 
     @property
+    def is_started(self) -> bool:
+        """Whether the worker has started and not yet stopped."""
+        return self._cells[READY] != 0
+
+    @property
     def is_ready(self) -> bool:
         """Whether the worker claims tasks."""
         return self._cells[READY] == 1
@@ -128,9 +139,7 @@ class Health:
     @property
     def silent_s(self) -> float:
         """Seconds since the last beat of the event loop; 0 when it is not running."""
-        return (
-            max(0.0, self._clock() - self._cells[BEAT]) if self._cells[READY] else 0.0
-        )
+        return max(0.0, self._clock() - self._cells[BEAT]) if self._cells[READY] else 0.0
 
     @property
     def lag_s(self) -> float:
@@ -161,9 +170,7 @@ class Health:
         if self.lost_s > limits.redis_s:
             found.append(f"Redis has been out of reach for {self.lost_s:.1f} s")
         if self._stalled(limits.stall_s, due_age_s):
-            found.append(
-                f"work has been due for {due_age_s:.1f} s and this worker takes none"
-            )
+            found.append(f"work has been due for {due_age_s:.1f} s and this worker takes none")
         return found
 
     def _stalled(self, stall_s: float, due_age_s: float | None) -> bool:
@@ -178,9 +185,5 @@ class Health:
         """Why no work should be counted on from this worker now; empty when it is ready."""
         if not self.is_ready:
             stopping = self._cells[READY] == 2
-            return [
-                "the worker is shutting down"
-                if stopping
-                else "the worker has not started"
-            ]
+            return ["the worker is shutting down" if stopping else "the worker has not started"]
         return ["Redis is out of reach"] if self._cells[LOST] else []

@@ -57,9 +57,7 @@ class Store(Protocol):
         """Reserve the numbers of one series, all 0; answers the index of the first."""
         ...
 
-    def note(
-        self, metric: Metric, offset: int, bucket: int, trace_id: str, value: float
-    ) -> None:
+    def note(self, metric: Metric, offset: int, bucket: int, trace_id: str, value: float) -> None:
         """Keep ``trace_id`` as the exemplar of a bucket of the histogram at ``offset``."""
         ...
 
@@ -86,9 +84,7 @@ class LocalStore:
             self._places.append((metric, labels, offset))
         return offset
 
-    def note(
-        self, metric: Metric, offset: int, bucket: int, trace_id: str, value: float
-    ) -> None:
+    def note(self, metric: Metric, offset: int, bucket: int, trace_id: str, value: float) -> None:
         """Keep ``trace_id`` as the exemplar of a bucket of the histogram at ``offset``."""
         now = time.time()
         old = self._exemplars.get(offset + bucket)
@@ -104,6 +100,4 @@ class LocalStore:
                 for i in range(width - 1)
                 if (exemplar := self._exemplars.get(offset + i)) is not None
             }
-            yield Block(
-                metric, labels, tuple(self._list[offset : offset + width]), exemplars
-            )
+            yield Block(metric, labels, tuple(self._list[offset : offset + width]), exemplars)

@@ -12,6 +12,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeAlias
 
 from prometheus_client import CollectorRegistry
@@ -47,9 +48,7 @@ class _Series:
 
     def join(self, block: Block) -> None:
         merge = _MERGE[block.metric.merge]
-        self.values = [
-            merge(a, b) for a, b in zip(self.values, block.values, strict=True)
-        ]
+        self.values = [merge(a, b) for a, b in zip(self.values, block.values, strict=True)]
         for bucket, exemplar in block.exemplars.items():
             old = self.exemplars.get(bucket)
             if old is None or old.at_s < exemplar.at_s:
@@ -70,9 +69,7 @@ class Sums:
             by_labels = self._series.setdefault(block.metric.name, {})
             found = by_labels.get(block.labels)
             if found is None:
-                by_labels[block.labels] = _Series(
-                    list(block.values), dict(block.exemplars)
-                )
+                by_labels[block.labels] = _Series(list(block.values), dict(block.exemplars))
             else:
                 found.join(block)
 
@@ -98,14 +95,10 @@ def empty_family(metric: Metric) -> Family:
         "gauge": GaugeMetricFamily,
         "histogram": HistogramMetricFamily,
     }
-    return kinds[metric.type](
-        metric.name, metric.help, labels=metric.labels, unit=metric.unit
-    )
+    return kinds[metric.type](metric.name, metric.help, labels=metric.labels, unit=metric.unit)
 
 
-def _add(
-    family: Family, metric: Metric, labels: tuple[str, ...], series: _Series
-) -> None:
+def _add(family: Family, metric: Metric, labels: tuple[str, ...], series: _Series) -> None:
     if not isinstance(family, HistogramMetricFamily):
         family.add_metric(labels, series.values[0])
         return
@@ -113,21 +106,17 @@ def _add(
     for i, bound in enumerate((*metric.buckets, float("inf"))):
         total += series.values[i]
         exemplar = series.exemplars.get(i)
-        buckets.append(
-            (floatToGoString(bound), total, exemplar and _open_metrics(exemplar))
-        )
+        buckets.append((floatToGoString(bound), total, exemplar and _open_metrics(exemplar)))
     family.add_metric(labels, buckets, series.values[-1])
 
 
 def _open_metrics(exemplar: Exemplar) -> OpenMetricsExemplar:
-    return OpenMetricsExemplar(
-        {"trace_id": exemplar.trace_id}, exemplar.value, exemplar.at_s
-    )
+    return OpenMetricsExemplar({"trace_id": exemplar.trace_id}, exemplar.value, exemplar.at_s)
 
 
 def retained(blocks: Iterable[Block]) -> Iterator[Block]:
     """What stays of a process that is gone: its counters and histograms, not its gauges."""
-    return (block for block in blocks if block.metric.type != "gauge")
+    return (b for b in blocks if b.metric.type != "gauge" and b.metric.scope == "process")
 
 
 def blocks_of(store: Store, health: Health | None = None) -> Iterator[Block]:
@@ -152,20 +141,24 @@ class Collector:
         self._dead: deque[object] = deque()
         self._gone = Sums()
 
-    def add(self, owner: object, source: Source) -> None:
-        """Add up what ``source()`` gives for as long as ``owner`` lives.
+    def add(self, source: Source, owner: object = None) -> Callable[[], object]:
+        """Add up what ``source()`` gives, until the answer is called, or ``owner`` is gone.
 
-        When it is gone, its counters stay in the sums. ``source`` must not refer to ``owner``.
+        The counters stay in the sums then. ``source`` must not refer to ``owner``.
         """
         key = object()
         with self._lock:
             self._sources[key] = source
+        if owner is None:
+            return partial(self._dead.append, key)
         # A finaliser may run anywhere, also in a thread that holds the lock: it only leaves a note.
-        weakref.finalize(owner, self._dead.append, key).atexit = False
+        finalizer = weakref.finalize(owner, self._dead.append, key)
+        finalizer.atexit = False
+        return finalizer
 
     def _bury(self) -> None:
         while self._dead:
-            source = self._sources.pop(self._dead.popleft())
+            source = self._sources.pop(self._dead.popleft(), tuple)
             self._gone.add(retained(source()))
 
     def describe(self) -> Iterator[Family]:
@@ -192,9 +185,7 @@ def build_info() -> Block:
     return Block(names.BUILD_INFO, (__version__, platform.python_version()), (1.0,), {})
 
 
-_collectors: weakref.WeakKeyDictionary[CollectorRegistry, Collector] = (
-    weakref.WeakKeyDictionary()
-)
+_collectors: weakref.WeakKeyDictionary[CollectorRegistry, Collector] = weakref.WeakKeyDictionary()
 _collectors_lock = threading.Lock()
 
 

@@ -19,7 +19,7 @@ from streaq.telemetry.propagation import ids
 
 
 def _variables() -> tuple[ContextVar[Any], ...]:
-    """structlog's variables of our names: binding tells them, one by one."""
+    """Structlog's variables of our names: binding tells them, one by one."""
     tokens = bind_contextvars(**dict.fromkeys(CONTEXT_FIELDS))
     reset_contextvars(**tokens)
     return tuple(tokens[name].var for name in CONTEXT_FIELDS)

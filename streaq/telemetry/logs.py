@@ -45,7 +45,8 @@ _METHODS = {DEBUG: "debug", INFO: "info", WARNING: "warning", ERROR: "error"}
 
 class Line(dict[str, Any]):
     """The fields of one line. As text (for a formatter that knows nothing of structlog) it is
-    the event followed by ``name=value`` pairs."""
+    the event followed by ``name=value`` pairs.
+    """
 
     def __str__(self) -> str:
         pairs = (f"{name}={value!r}" for name, value in self.items() if name != "event")
@@ -99,9 +100,7 @@ class LogsHook(Hook):
         self._write: dict[int, Callable[..., Any]] = {
             level: getattr(log, method) for level, method in _METHODS.items()
         }
-        self._enabled: Callable[[int], bool] = getattr(
-            log, "isEnabledFor", lambda _: True
-        )
+        self._enabled: Callable[[int], bool] = getattr(log, "isEnabledFor", lambda _: True)
 
     # ----------------------------------------------------------------------------- tasks
 
@@ -212,9 +211,7 @@ class LogsHook(Hook):
     def on_redis_restored(self, e: RedisLink) -> None:
         """``redis.restored``."""
         fields = {"queue": e.queue, "worker_id": e.worker_id}
-        self._write[INFO](
-            "redis.restored", **fields, outage_ms=round(e.outage_s * 1000)
-        )
+        self._write[INFO]("redis.restored", **fields, outage_ms=round(e.outage_s * 1000))
 
     def on_loop_blocked(self, e: LoopBlocked) -> None:
         """``loop.blocked``, from the watchdog's thread."""
@@ -232,11 +229,7 @@ class LogsHook(Hook):
     def _cut(self, value: object) -> str:
         text = repr(value)
         limit = self._rules.limit
-        return (
-            text
-            if len(text) <= limit
-            else f"{text[:limit]}... ({len(text)} characters)"
-        )
+        return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"
 
     def _error(self, error: BaseException | None) -> dict[str, Any]:
         if error is None:
@@ -275,7 +268,8 @@ def _ended(e: Ending) -> dict[str, Any]:
 
 def traceback_of(error: BaseException) -> Iterator[str]:
     """Where an exception was raised, outermost call first: ``file:line in function``, then the
-    same for what caused it. No values of variables, no source lines, none of streaq's frames."""
+    same for what caused it. No values of variables, no source lines, none of streaq's frames.
+    """
     seen: BaseException | None = error
     for depth in range(MAX_CAUSES):
         if seen is None:
@@ -288,6 +282,4 @@ def traceback_of(error: BaseException) -> Iterator[str]:
             if not frame.f_code.co_filename.startswith(_ENGINE)
         ]
         yield from places[-MAX_FRAMES:]
-        seen = seen.__cause__ or (
-            None if seen.__suppress_context__ else seen.__context__
-        )
+        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)

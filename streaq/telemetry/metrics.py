@@ -78,13 +78,19 @@ class Capped:
         if not self._told:
             self._told = True
             logger.warning(
-                "more than %d %s names: metrics count the rest as %s; raise Telemetry(max_%s_names=)",
+                "more than %d %s names: the rest is counted as %s; raise Telemetry(max_%s_names=)",
                 self._most,
                 self._what,
                 OTHER,
                 self._what,
             )
         return OTHER
+
+
+def first_due_ms(e: Attempt) -> int:
+    """When the task could first have run, as far as that is known."""
+    first = e.first_due_ms or (e.created_ms if e.kind == "retry" else e.due_ms)
+    return max(first, e.created_ms)
 
 
 class MetricsHook(Hook):
@@ -182,9 +188,7 @@ class MetricsHook(Hook):
         bucket = self._observe(place, e.duration_s)
         trace = a.mark.trace
         if trace and trace[-1] in "13579bdf":
-            self._store.note(
-                names.TASK_DURATION, place, bucket, trace[3:35], e.duration_s
-            )
+            self._store.note(names.TASK_DURATION, place, bucket, trace[3:35], e.duration_s)
             wait = a.wait_ms / 1000
             bucket = bisect_left(TASK_BUCKETS, wait)
             self._store.note(names.TASK_QUEUE_WAIT, row.wait, bucket, trace[3:35], wait)
@@ -195,13 +199,11 @@ class MetricsHook(Hook):
         self._add(row, names.TASKS_FINISHED, status)
         a = e.attempt
         if a.started_ms:
-            seconds = max(0, e.finished_ms - max(a.first_due_ms, a.created_ms)) / 1000
+            seconds = max(0, e.finished_ms - first_due_ms(a)) / 1000
             bucket = self._observe(row.to_end, seconds)
             trace = a.mark.trace
             if trace and trace[-1] in "13579bdf":
-                self._store.note(
-                    names.TASK_END_TO_END, row.to_end, bucket, trace[3:35], seconds
-                )
+                self._store.note(names.TASK_END_TO_END, row.to_end, bucket, trace[3:35], seconds)
 
     def on_finish(self, e: Ending) -> None:
         """Count a task that succeeded; one that was skipped has no attempt."""
@@ -245,18 +247,14 @@ class MetricsHook(Hook):
         self._add(self._row(e.attempt.task, e.attempt.priority), names.TASKS_RECLAIMED)
 
     def _exception_of(self, e: Ending) -> str:
-        return self._exception_name(
-            type(e.error).__name__ if e.error is not None else e.reason
-        )
+        return self._exception_name(type(e.error).__name__ if e.error is not None else e.reason)
 
     # --------------------------------------------------------------------- worker, Redis
 
     def on_worker_start(self, e: WorkerEvent) -> None:
         """Say how much the worker can do at once."""
         if not self._concurrency:
-            self._concurrency = self._store.allocate(
-                names.WORKER_CONCURRENCY, (self._queue,)
-            )
+            self._concurrency = self._store.allocate(names.WORKER_CONCURRENCY, (self._queue,))
             self._store.allocate(names.EVENT_LOOP_LAG, (self._queue,))
         self._cells[self._concurrency] = e.concurrency
 

@@ -108,9 +108,7 @@ LOG_EVENTS: tuple[LogEvent, ...] = (
         (*_ENDED, "retry_in_ms"),
         (*_TRACE, *_ERROR),
     ),
-    LogEvent(
-        "task.failed", "error", "The task failed for good.", _ENDED, (*_TRACE, *_ERROR)
-    ),
+    LogEvent("task.failed", "error", "The task failed for good.", _ENDED, (*_TRACE, *_ERROR)),
     LogEvent(
         "task.aborted",
         "warning",

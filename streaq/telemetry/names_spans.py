@@ -65,15 +65,9 @@ ATTRIBUTES: tuple[Attribute, ...] = (
     Attribute(MESSAGING_OPERATION_TYPE, "string", "`send`, `create` or `process`."),
     Attribute(MESSAGING_DESTINATION, "string", "The queue."),
     Attribute(MESSAGING_MESSAGE_ID, "string", "The task id; absent on a batch."),
-    Attribute(
-        MESSAGING_CLIENT_ID, "string", "Id of the worker that sends or processes."
-    ),
-    Attribute(
-        MESSAGING_CONSUMER_GROUP, "string", "The consumer group that shares the queue."
-    ),
-    Attribute(
-        MESSAGING_BATCH_COUNT, "int", "Number of tasks sent by one call; batches only."
-    ),
+    Attribute(MESSAGING_CLIENT_ID, "string", "Id of the worker that sends or processes."),
+    Attribute(MESSAGING_CONSUMER_GROUP, "string", "The consumer group that shares the queue."),
+    Attribute(MESSAGING_BATCH_COUNT, "int", "Number of tasks sent by one call; batches only."),
     Attribute(SERVER_ADDRESS, "string", "Host of Redis."),
     Attribute(SERVER_PORT, "int", "Port of Redis."),
     Attribute(
@@ -84,9 +78,7 @@ ATTRIBUTES: tuple[Attribute, ...] = (
     ),
     Attribute(TASK_NAME, "string", "The task's name."),
     Attribute(TASK_PRIORITY, "string", "The priority it was enqueued with."),
-    Attribute(
-        TASK_TRY, "int", "Number of this try, from 1; 0 when refused before any."
-    ),
+    Attribute(TASK_TRY, "int", "Number of this try, from 1; 0 when refused before any."),
     Attribute(TASK_MAX_TRIES, "int", "Tries the task may have; absent when unlimited."),
     Attribute(
         TASK_QUEUE_WAIT_MS,

@@ -109,9 +109,7 @@ def traceparent(context: SpanContext) -> str:
     """A span context as a traceparent; empty when it is not valid."""
     if not context.is_valid:
         return ""
-    return (
-        f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
-    )
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
 
 def parse(text: str) -> SpanContext | None:
@@ -123,9 +121,7 @@ def parse(text: str) -> SpanContext | None:
         trace_id, span_id, flags = (int(part, 16) for part in parts[1:])
     except ValueError:
         return None
-    context = SpanContext(
-        trace_id, span_id, is_remote=True, trace_flags=TraceFlags(flags)
-    )
+    context = SpanContext(trace_id, span_id, is_remote=True, trace_flags=TraceFlags(flags))
     return context if context.is_valid else None
 
 

@@ -144,9 +144,7 @@ class QueueReader:
             if self._failing_since is None:
                 self._failing_since = self._clock()
                 # The class alone: some errors quote the address with its password.
-                logger.warning(
-                    "the queue's metrics cannot be read: %s", type(e).__name__
-                )
+                logger.warning("the queue's metrics cannot be read: %s", type(e).__name__)
             return None
         self._failing_since = None
         return snapshot

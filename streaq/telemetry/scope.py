@@ -34,9 +34,7 @@ class AttemptScope:
 
     __slots__ = ("_e", "_logs", "_span", "_tokens", "_tracing")
 
-    def __init__(
-        self, e: Attempt, tracing: TracingHook | None, logs: LogsHook | None
-    ) -> None:
+    def __init__(self, e: Attempt, tracing: TracingHook | None, logs: LogsHook | None) -> None:
         self._e = e
         self._tracing = tracing
         self._logs = logs
@@ -45,11 +43,15 @@ class AttemptScope:
 
     def __enter__(self) -> None:
         """Span first: the log fields tell its ids."""
-        if self._tracing is not None:
-            self._span = self._tracing.open_attempt(self._e)
-        if self._logs is not None:
-            self._tokens = context.bind(self._e)
-            self._logs.started(self._e)
+        try:
+            if self._tracing is not None:
+                self._span = self._tracing.open_attempt(self._e)
+            if self._logs is not None:
+                self._tokens = context.bind(self._e)
+                self._logs.started(self._e)
+        except Exception:
+            self._leave()
+            raise
 
     def __exit__(
         self,
@@ -58,6 +60,9 @@ class AttemptScope:
         traceback: TracebackType | None,
     ) -> None:
         """The reverse; how the attempt ended is in ``mark.end``."""
+        self._leave()
+
+    def _leave(self) -> None:
         context.unbind(self._tokens)
         if self._span is not None:
             self._span.close(self._e.mark.end)

@@ -96,9 +96,7 @@ class SharedStore:
             _COUNTS.pack_into(self._all, 0, written + len(line), end)
         return used
 
-    def note(
-        self, metric: Metric, offset: int, bucket: int, trace_id: str, value: float
-    ) -> None:
+    def note(self, metric: Metric, offset: int, bucket: int, trace_id: str, value: float) -> None:
         """Keep ``trace_id`` as the exemplar of a bucket of the histogram at ``offset``."""
         now = time.time()
         cell = offset + width_of(metric) + bucket * _EXEMPLAR_CELLS
@@ -111,9 +109,7 @@ class SharedStore:
         for metric, labels, offset in self._directory():
             width = width_of(metric)
             values = tuple(self._view[offset : offset + width])
-            yield Block(
-                metric, labels, values, self._exemplars(offset + width, width - 1)
-            )
+            yield Block(metric, labels, values, self._exemplars(offset + width, width - 1))
 
     def _directory(self) -> list[tuple[Metric, tuple[str, ...], int]]:
         with self._lock:

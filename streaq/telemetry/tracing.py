@@ -188,9 +188,7 @@ class TracingHook(Hook):
             return None
         span, context = self._process_span(tracer, e)
         e.mark.trace = traceparent(span.get_span_context())
-        return OpenSpan(
-            span, otel_context.attach(trace.set_span_in_context(span, context))
-        )
+        return OpenSpan(span, otel_context.attach(trace.set_span_in_context(span, context)))
 
     def on_refuse(self, e: Ending) -> None:
         """A ``process`` span of no length for a task whose body was not run."""
@@ -206,6 +204,7 @@ class TracingHook(Hook):
         if tracer is not None:
             now = time.time_ns()
             span, _ = self._process_span(tracer, e.attempt, now)
+            e.attempt.mark.trace = traceparent(span.get_span_context())
             close_span(span, e)
             span.end(now)
 
@@ -245,9 +244,11 @@ class OpenSpan(NamedTuple):
     def close(self, end: Ending | None) -> None:
         """Write down how the attempt ended, and end the span."""
         otel_context.detach(self.token)
-        if end is not None:
-            close_span(self.span, end)
-        self.span.end()
+        try:
+            if end is not None:
+                close_span(self.span, end)
+        finally:
+            self.span.end()
 
 
 def close_span(span: Span, e: Ending) -> None:
@@ -257,9 +258,7 @@ def close_span(span: Span, e: Ending) -> None:
     span.set_attribute(n.TASK_OUTCOME, e.status)
     span.set_attribute(n.TASK_REASON, e.reason)
     if e.status == "failed":
-        _fail(
-            span, type(e.error).__name__ if e.error is not None else e.reason, e.error
-        )
+        _fail(span, type(e.error).__name__ if e.error is not None else e.reason, e.error)
     elif e.status == "refused":
         _fail(span, e.reason, e.error)
     elif e.status != "success" and e.error is not None:

@@ -1,0 +1,181 @@
+"""A small HTTP server in a thread: ``/metrics``, ``/livez`` and ``/readyz``.
+
+It answers from its own threads, so it goes on answering while the event loop is blocked; that is
+when ``/livez`` matters.
+"""
+
+from __future__ import annotations
+
+import gzip
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import NamedTuple, TypeAlias
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+
+from streaq.engine.health import Health, Limits
+from streaq.telemetry.queue_metrics import QueueReader
+from streaq.types import StreaqError
+
+Check: TypeAlias = Callable[[], list[str]]
+"""Tells what is wrong, one line each; nothing when all is well."""
+
+_TEXT = "text/plain; charset=utf-8"
+
+
+class Answer(NamedTuple):
+    """One HTTP answer."""
+
+    status: int
+    content_type: str
+    body: bytes
+
+
+def metrics_answer(registry: CollectorRegistry, accept: str) -> Answer:
+    """The metrics as text, or as OpenMetrics (with exemplars) for those who accept it."""
+    encode, content_type = choose_encoder(accept)
+    return Answer(200, content_type, encode(registry))
+
+
+def check_answer(check: Check) -> Answer:
+    """200 and ``ok``, or 503 and the reasons."""
+    problems = check()
+    body = "\n".join(problems or ["ok"]) + "\n"
+    return Answer(503 if problems else 200, _TEXT, body.encode())
+
+
+class HealthChecks:
+    """``/livez`` and ``/readyz`` of one or more workers.
+
+    :param healths: answers the workers' health records as they are now.
+    :param queue: says whether work is due; without it a stuck pump is not noticed.
+    :param priorities: those that the workers serve; all of the queue's by default.
+    """
+
+    def __init__(
+        self,
+        healths: Callable[[], Sequence[Health]],
+        queue: QueueReader | None = None,
+        limits: Limits | None = None,
+        priorities: Sequence[str] | None = None,
+    ) -> None:
+        self._healths = healths
+        self._queue = queue
+        self._limits = limits or Limits()
+        self._priorities = priorities
+
+    def livez(self) -> list[str]:
+        """Why the process should be replaced."""
+        healths = [health for health in self._healths() if health.is_started]
+        if not healths:
+            return []
+        due_age_s = self._queue.due_age_s(self._priorities) if self._queue is not None else None
+        problems = [p for health in healths for p in health.problems(self._limits, due_age_s)]
+        if self._queue is not None and self._queue.failing_s() > self._limits.redis_s:
+            problems.append(f"Redis has not answered for {self._queue.failing_s():.1f} s")
+        return list(dict.fromkeys(problems))
+
+    def readyz(self) -> list[str]:
+        """Why nothing should be expected of the process now."""
+        healths = self._healths()
+        if not healths:
+            return ["no worker has started"]
+        unready = [problem for health in healths for problem in health.unready()]
+        return list(dict.fromkeys(unready)) or self.livez()
+
+
+class Server:
+    """Serves until closed. Make one with ``start_server``."""
+
+    def __init__(self, http: ThreadingHTTPServer) -> None:
+        self._http = http
+        self._closers: list[Callable[[], object]] = []
+        self._thread = threading.Thread(
+            target=http.serve_forever,
+            kwargs={"poll_interval": 0.1},
+            name="streaq-http",
+            daemon=True,
+        )
+        self._thread.start()
+
+    @property
+    def port(self) -> int:
+        """The port it listens on; of use when 0 was asked for."""
+        return self._http.server_address[1]
+
+    def on_close(self, closer: Callable[[], object]) -> None:
+        """Also call this when the server is closed."""
+        self._closers.append(closer)
+
+    def close(self) -> None:
+        """Stop listening, and wait for the thread to end."""
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join()
+        for closer in self._closers:
+            closer()
+
+
+def start_server(
+    registry: CollectorRegistry,
+    checks: HealthChecks | None = None,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+) -> Server:
+    """Serve a registry, and health if there are checks.
+
+    :param host: address to bind; loopback unless told otherwise.
+    :param port: 0 picks a free one (``Server.port`` tells).
+    :raises StreaqError: the address cannot be bound.
+    """
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        timeout = 30
+
+        def do_GET(self) -> None:
+            answer = _route(registry, checks, self.path, self.headers.get("Accept", ""))
+            body = answer.body
+            self.send_response(answer.status)
+            if "gzip" in self.headers.get("Accept-Encoding", ""):
+                body = gzip.compress(body, compresslevel=1)
+                self.send_header("Content-Encoding", "gzip")
+            self.send_header("Content-Type", answer.content_type)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        do_HEAD = do_GET
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Probes and scrapes are not worth a line each."""
+
+    class Http(ThreadingHTTPServer):
+        address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        daemon_threads = True
+
+    try:
+        return Server(Http((host, port), Handler))
+    except OSError as e:
+        raise StreaqError(
+            f"Cannot serve metrics on {host}:{port}: {e.strerror or e}. "
+            "Choose another --metrics-port or --metrics-host."
+        ) from e
+
+
+def _route(
+    registry: CollectorRegistry, checks: HealthChecks | None, path: str, accept: str
+) -> Answer:
+    path = path.partition("?")[0].rstrip("/")
+    if path == "/metrics":
+        return metrics_answer(registry, accept)
+    if path == "/livez" and checks is not None:
+        return check_answer(checks.livez)
+    if path == "/readyz" and checks is not None:
+        return check_answer(checks.readyz)
+    return Answer(404, _TEXT, b"There are /metrics, /livez and /readyz here.\n")
