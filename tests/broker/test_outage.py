@@ -109,7 +109,7 @@ def test_explanations_are_one_line() -> None:
     assert "{" in explain(errors.NoPermissionError("odd {text} in it"), tls=False)
 
 
-def test_the_hint_at_tls_is_for_those_without() -> None:
-    lost = errors.ConnectionError("Connection closed by server.")
-    assert "rediss://" in explain(lost, tls=False)
-    assert "rediss://" not in explain(lost, tls=True)
+def test_the_hint_at_tls_fits() -> None:
+    for lost in (errors.ConnectionError("closed by server"), TimeoutError()):
+        assert "if it wants TLS, say rediss://" in explain(lost, tls=False)
+        assert "if it has no TLS, say redis://" in explain(lost, tls=True)
