@@ -151,7 +151,7 @@ class Crontab:
         """Find the clock change between two moments: the first that has the offset of ``high``."""
         final = self._offset(high)
         moments = range(low, high)
-        return low + bisect_left(moments, True, key=lambda s: self._offset(s) == final)
+        return low + bisect_left(moments, True, key=lambda moment: self._offset(moment) == final)
 
     def _offset(self, moment: int) -> int:
         offset = datetime.fromtimestamp(moment, self.tz).utcoffset()

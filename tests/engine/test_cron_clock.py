@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from streaq.engine.cron import Crontab
@@ -174,6 +174,16 @@ samples = st.builds(
 )
 
 
+def parse_unless_empty(sample: Sample, tz: tzinfo) -> Crontab | None:
+    """The crontab; None if it names a date such as 30 February."""
+    try:
+        return Crontab.parse(sample.expression, tz)
+    except StreaqError as e:
+        if "never fires" not in str(e):
+            raise
+        return None
+
+
 @settings(max_examples=150, deadline=None)
 @given(samples, st.sampled_from(ZONES), st.sampled_from(EVES), st.integers(0, 36 * 60))
 def test_no_firing_is_lost_or_invented(
@@ -189,10 +199,8 @@ def test_no_firing_is_lost_or_invented(
         length=length,
         step=timedelta(minutes=1),
     )
-    try:
-        tab = Crontab.parse(sample.expression, tz)
-    except StreaqError as e:
-        assert "never fires" in str(e)
+    tab = parse_unless_empty(sample, tz)
+    if tab is None:
         assert not expected
         return
     assert forwards(tab, start, start + length) == expected
@@ -213,11 +221,9 @@ def test_no_firing_is_lost_or_invented(
     st.integers(ms(datetime(1990, 1, 1, tzinfo=UTC)), ms(datetime(2080, 1, 1, tzinfo=UTC))),
 )
 def test_next_increases_and_last_agrees_with_it(sample: Sample, tz: tzinfo, after: int) -> None:
-    try:
-        tab = Crontab.parse(sample.expression, tz)
-    except StreaqError as e:
-        assert "never fires" in str(e)
-        return
+    tab = parse_unless_empty(sample, tz)
+    assume(tab is not None)
+    assert tab is not None  # for the type checker
     for _ in range(20):
         following = tab.next_after(after)
         assert following is not None
