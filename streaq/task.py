@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Generator, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -18,10 +18,12 @@ from streaq.types import (
     R,
     ReturnCoroutine,
     ROther,
+    Step,
     StreaqError,
     SyncTask,
     TaskContext,
     Ts,
+    TupleStep,
     TypedCoroutine,
 )
 
@@ -175,24 +177,14 @@ class Task(Generic[P, R]):
     @overload
     def then(
         self: Task[Any, R],
-        task: AsyncRegisteredTask[Concatenate[R, POther], ROther]
-        | SyncRegisteredTask[Concatenate[R, POther], ROther],
+        task: Step[R, POther, ROther],
         *_: POther.args,
         **kwargs: POther.kwargs,
     ) -> Task[Concatenate[R, POther], ROther]: ...
 
     @overload
     def then(
-        self: Task[Any, tuple[*Ts]],
-        task: Callable[[*Ts], TypedCoroutine[ROther]],
-        **kwargs: Any,
-    ) -> Task[Any, ROther]: ...
-
-    @overload
-    def then(
-        self: Task[Any, tuple[*Ts]],
-        task: Callable[[*Ts], ROther],
-        **kwargs: Any,
+        self: Task[Any, tuple[*Ts]], task: TupleStep[*Ts, ROther], **kwargs: Any
     ) -> Task[Any, ROther]: ...
 
     def then(self: Task[Any, Any], task: Any, *_: Any, **kwargs: Any) -> Task[Any, Any]:
@@ -209,9 +201,7 @@ class Task(Generic[P, R]):
         """
         return Task((), kwargs, _registered(task), self.worker, previous=self)
 
-    def otherwise(
-        self, task: AsyncRegisteredTask[P, R] | SyncRegisteredTask[P, R]
-    ) -> Task[P, R]:
+    def otherwise(self, task: AsyncRegisteredTask[P, R] | SyncRegisteredTask[P, R]) -> Task[P, R]:
         """Have another task run with the same arguments if this one fails.
 
         :param task: must take the same arguments and return the same type.
@@ -227,27 +217,15 @@ class Task(Generic[P, R]):
         )
 
     @overload
-    def __or__(
-        self: Task[Any, R],
-        other: AsyncRegisteredTask[[R], ROther] | SyncRegisteredTask[[R], ROther],
-    ) -> Task[[R], ROther]: ...
+    def __or__(self: Task[Any, R], other: Step[R, [], ROther]) -> Task[[R], ROther]: ...
 
     @overload
-    def __or__(
-        self: Task[Any, tuple[*Ts]], other: Callable[[*Ts], TypedCoroutine[ROther]]
-    ) -> Task[Any, ROther]: ...
-
-    @overload
-    def __or__(
-        self: Task[Any, tuple[*Ts]], other: Callable[[*Ts], ROther]
-    ) -> Task[Any, ROther]: ...
+    def __or__(self: Task[Any, tuple[*Ts]], other: TupleStep[*Ts, ROther]) -> Task[Any, ROther]: ...
 
     def __or__(self: Task[Any, Any], other: Any) -> Task[Any, Any]:
         return self.then(other)
 
-    def __xor__(
-        self, other: AsyncRegisteredTask[P, R] | SyncRegisteredTask[P, R]
-    ) -> Task[P, R]:
+    def __xor__(self, other: AsyncRegisteredTask[P, R] | SyncRegisteredTask[P, R]) -> Task[P, R]:
         return self.otherwise(other)
 
     def __await__(self) -> Generator[Any, None, Task[P, R]]:
@@ -258,7 +236,7 @@ class Task(Generic[P, R]):
         return self
 
     def chain(self) -> list[Task[Any, Any]]:
-        """This task after those that it follows in a pipeline or fail-over."""
+        """The tasks that it follows in a pipeline or fail-over, then itself."""
         links: list[Task[Any, Any]] = []
         link: Task[Any, Any] | None = self
         while link is not None:
@@ -342,6 +320,7 @@ class AsyncRegisteredTask(RegisteredTask, Generic[P, R]):
         return Task(args, kwargs, self, self.worker)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> TypedCoroutine[R]:
+        """Run the function here; needs no worker."""
         return self.fn(*args, **kwargs)
 
 
@@ -356,6 +335,7 @@ class SyncRegisteredTask(RegisteredTask, Generic[P, R]):
         return Task(args, kwargs, self, self.worker)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the function here, in this thread; needs no worker."""
         return self.fn(*args, **kwargs)
 
 
@@ -366,6 +346,7 @@ class RegisteredMiddleware:
     wrapped: Middleware
 
     def __call__(self, fn: ReturnCoroutine) -> ReturnCoroutine:
+        """Wrap a task."""
         return self.wrapped(fn)
 
     @property

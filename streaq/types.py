@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeAlias, overload
 from typing_extensions import TypeIs, TypeVar, TypeVarTuple
 
 if TYPE_CHECKING:
-    from streaq.task import AsyncRegisteredTask, SyncRegisteredTask
+    from streaq.task import AsyncRegisteredTask, SyncRegisteredTask, Task
 
 C = TypeVar("C", default=None)
 P = ParamSpec("P")
@@ -19,6 +19,7 @@ POther = ParamSpec("POther")
 R = TypeVar("R")
 ROther = TypeVar("ROther")
 Ts = TypeVarTuple("Ts")
+I_contra = TypeVar("I_contra", contravariant=True)
 
 
 class StreaqError(Exception):
@@ -84,7 +85,9 @@ Deserializer: TypeAlias = Callable[[bytes], Any]
 Duration: TypeAlias = "timedelta | float"
 
 
-def is_async_task(fn: Callable[P, Awaitable[R]] | Callable[P, R]) -> TypeIs[Callable[P, Awaitable[R]]]:
+def is_async_task(
+    fn: Callable[P, Awaitable[R]] | Callable[P, R],
+) -> TypeIs[Callable[P, Awaitable[R]]]:
     """Whether ``fn`` is a coroutine function, so that it runs on the event loop."""
     return iscoroutinefunction(fn)
 
@@ -107,3 +110,33 @@ class CronDecorator(Protocol):
 
     @overload
     def __call__(self, fn: SyncCron[R], /) -> SyncRegisteredTask[[], R]: ...
+
+
+class Step(Protocol[I_contra, P, R]):
+    """A registered task as a pipeline sees it: takes one input, and more arguments by keyword.
+
+    A protocol, so that a task fits which accepts more than it gets: an ``int`` where it gets a
+    ``bool``, or a keyword with a default that it does not get.
+    """
+
+    @property
+    def fn_name(self) -> str:
+        """The name it is registered by."""
+        ...
+
+    def enqueue(self, input: I_contra, /, *args: P.args, **kwargs: P.kwargs) -> Task[..., R]:
+        """A call of it."""
+        ...
+
+
+class TupleStep(Protocol[*Ts, R]):
+    """A registered task that takes the items of a tuple one by one."""
+
+    @property
+    def fn_name(self) -> str:
+        """The name it is registered by."""
+        ...
+
+    def enqueue(self, *args: *Ts) -> Task[..., R]:
+        """A call of it."""
+        ...

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, timedelta, tzinfo
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Literal, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, cast, overload
 from uuid import uuid4
 
 import anyio
 from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskStatus as AnyioTaskStatus
-from typing_extensions import Self
 
 from streaq.broker.connection import ConnectionSettings, Connector
 from streaq.engine.health import Health
@@ -37,8 +36,8 @@ MAX_PAYLOAD_BYTES = 16 * 1024 * 1024
 
 
 @asynccontextmanager
-async def _no_lifespan() -> AsyncIterator[Any]:
-    yield None
+async def _no_lifespan() -> AsyncGenerator[None]:
+    yield
 
 
 class Worker(Registry, Generic[C]):
