@@ -77,6 +77,11 @@ class Session:
             tz=worker.tz,
         )
 
+    @property
+    def is_hooked(self) -> bool:
+        """Whether the hooks have been made, so that no setting can change them any more."""
+        return self._hooks is not None
+
     def hooks(self) -> Dispatcher:
         """The hooks of this worker, telemetry first; made once."""
         if self._hooks is None:
@@ -91,6 +96,7 @@ class Session:
                         queue=worker.queue_name,
                         client_id=worker.id,
                         server_address=worker.connector.address,
+                        health=worker.health,
                     ),
                     *hooks,
                 ]
