@@ -9,9 +9,9 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from typing import TYPE_CHECKING, Any
 
 import anyio
-from redis.exceptions import RedisError
 
 from streaq.broker.connection import Backoff, is_connection_lost
+from streaq.broker.errors import RedisError
 from streaq.engine.cron import Crontab
 from streaq.events import tell_changes
 from streaq.hooks import Dispatcher, Enqueue, Kind, Publish

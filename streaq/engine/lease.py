@@ -16,8 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from redis.exceptions import RedisError
-
+from streaq.broker.errors import RedisError
 from streaq.broker.scripts import Arg, call_sync
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from uuid import NAMESPACE_URL, uuid5
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import anyio
-from redis.exceptions import RedisError
 
 from streaq.broker.connection import Backoff
+from streaq.broker.errors import RedisError
 from streaq.broker.link import CronFiring
 from streaq.engine.cron import Crontab
 from streaq.engine.wake import Wake
