@@ -57,6 +57,7 @@ class Stage:
         *,
         concurrency: int = 32,
         otlp_url: str = "",
+        sample: bool = False,
     ) -> None:
         self.entrant = entrant
         self.dir = Path(tempfile.mkdtemp(prefix="bench-run-"))
@@ -72,6 +73,7 @@ class Stage:
             "BENCH_CONCURRENCY": str(concurrency),
             "BENCH_OPTIONS": json.dumps({**entrant.options, **(options or {})}),
             "BENCH_OTLP_URL": otlp_url,
+            "BENCH_SAMPLE": "1" if sample else "",
         }
 
     def __enter__(self) -> Stage:
@@ -174,6 +176,14 @@ class Stage:
         if again.count != wanted:
             raise RunError(f"{again.count} tasks ran where {wanted} were enqueued")
         return again
+
+    def stacks(self) -> dict[str, int]:
+        """What the samplers of the workers saw: stacks, innermost frame first, and how often."""
+        seen: dict[str, int] = {}
+        for path in self.dir.glob("*.stacks"):
+            for stack, times in json.loads(path.read_text()).items():
+                seen[stack] = seen.get(stack, 0) + times
+        return seen
 
     def wait_samples(self, wanted: int, timeout: float) -> list[int]:
         deadline = time.monotonic() + timeout

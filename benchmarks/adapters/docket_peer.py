@@ -1,7 +1,9 @@
 """docket (pydocket): `Worker(docket, concurrency=32)`, uvloop and hiredis, no metrics endpoint.
 
 Batches use `Docket.add_many`. `minimum_check_interval` is the command line's default (100 ms) and the
-log level is raised to warnings. Results wait by `Execution.get_result` (pub/sub), aborts by `Docket.cancel`.
+log level is raised to warnings. The client's pool is widened in the URL (`max_connections`): with its
+default of 100 the worker leaves messages behind at concurrency 100, and waiting for results fails. Results wait
+by `Execution.get_result` (pub/sub), aborts by `Docket.cancel`.
 """
 
 from __future__ import annotations
@@ -49,6 +51,7 @@ async def hold() -> None:
         common.hold_ended()
 
 
+CONNECTIONS = 25_000 if common.OPTIONS.get("waits") else 1_000
 TASKS = {f.__name__: f for f in [noop, stamp, echo, nap, spin, late, hold]}
 
 
@@ -56,7 +59,7 @@ class DocketPeer(common.AsyncPeer):
     missing = {"lanes": "no priorities", "chain": "no pipelines"}
 
     def make(self) -> Docket:
-        docket = Docket(name="bench", url=common.URL)
+        docket = Docket(name="bench", url=f"{common.URL}?max_connections={CONNECTIONS}")
         for task in TASKS.values():
             docket.register(task)
         return docket

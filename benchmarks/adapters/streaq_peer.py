@@ -3,6 +3,7 @@
 Its documentation recommends uvloop (`anyio_kwargs={"use_uvloop": True}`), `enqueue_many` for batches
 and a concurrency that suits the tasks; tasks are `silent` so that no log line is written for each.
 The worker runs by `Worker.run_sync()`, which is what its command line calls for every process.
+Waiting for many results needs a wider connection pool than its default of 64, which is given there.
 With the option `backend: trio` worker and client run on Trio instead.
 """
 
@@ -71,8 +72,14 @@ def register(worker, silent: bool):
     return {body.__name__: task(body) for body in bodies}
 
 
+def build_upstream():
+    """Upstream holds one connection for each waiter, and its client's pool stops at 64 unless told."""
+    wide = {"redis_kwargs": {"max_connections": 25_000}} if common.OPTIONS.get("waits") else {}
+    return build(**wide)
+
+
 class StreaqPeer(common.AsyncPeer):
-    def __init__(self, factory=build) -> None:
+    def __init__(self, factory=build_upstream) -> None:
         self.factory = factory
 
     def run(self, main):
