@@ -1,5 +1,6 @@
 """Opens clients to the server that the settings name (one server, Sentinel, Cluster, embedded),
-and says clearly when it cannot be reached."""
+and says clearly when it cannot be reached.
+"""
 
 from __future__ import annotations
 
@@ -98,7 +99,8 @@ class Connector:
     @property
     def address(self) -> tuple[str, int]:
         """Host and port for ``server.address`` and ``server.port``; a socket's port is 0. With
-        Sentinel or Cluster: the first node given."""
+        Sentinel or Cluster: the first node given.
+        """
         nodes = self._settings.sentinel_nodes or self._settings.cluster_nodes
         if nodes:
             return nodes[0][0], nodes[0][1]
@@ -131,7 +133,8 @@ class Connector:
 
     def open_sync(self) -> SyncClient:
         """A blocking client for threads: raw bytes, no retries, and no call may take over 5 s
-        (or the user's ``socket_timeout``, if shorter). For a Cluster, this does I/O already."""
+        (or the user's ``socket_timeout``, if shorter). For a Cluster, this does I/O already.
+        """
         if is_embedded(self._settings.url):
             self._start_embedded_sync()
         options = self._with_defaults(decode_responses=False)
@@ -180,7 +183,8 @@ class Connector:
 
     async def close(self) -> None:
         """Lets go of what the connector itself opened: connections to Sentinels. An embedded
-        server is shared by the process and ends with it."""
+        server is shared by the process and ends with it.
+        """
         while self._sentinels:
             for sentinel in self._sentinels.pop().sentinels:
                 await sentinel.aclose()

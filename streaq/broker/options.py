@@ -1,5 +1,6 @@
 """Turns what a user says about the server (URL, pool, keyword options) into options for redis-py's
-clients, refusing at once what cannot work. Does no I/O and holds no connection."""
+clients, refusing at once what cannot work. Does no I/O and holds no connection.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 """What an error from the server means: whether a worker should wait it out, for how long between
-tries, and what to tell a person."""
+tries, and what to tell a person.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +51,8 @@ _MEANINGS: Final[tuple[tuple[type[Exception] | tuple[type[Exception], ...], str]
 
 def is_connection_lost(exc: BaseException) -> bool:
     """Whether this error says that the server is away or cannot serve writes now, so that a worker
-    should wait, reconnect and go on. Errors that another try cannot cure are not among them."""
+    should wait, reconnect and go on. Errors that another try cannot cure are not among them.
+    """
     if isinstance(exc, errors.ConnectionError | errors.TimeoutError | errors.SlotNotCoveredError):
         return True
     if isinstance(exc, errors.ReadOnlyError | errors.ClusterError | errors.OutOfMemoryError):
@@ -77,7 +79,7 @@ class Backoff:
     ) -> None:
         self._base = base
         self._cap = cap
-        self._rng = rng or random.Random()  # noqa: S311 - jitter, not secrets
+        self._rng = rng or random.Random()
         self._limit = base
 
     def next_delay(self) -> float:

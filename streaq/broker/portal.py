@@ -1,5 +1,6 @@
 """Carries calls from Trio to asyncio. redis-py's async client is asyncio only, so under Trio the
-broker lives on an asyncio loop in a thread of its own. The only module that knows of Trio."""
+broker lives on an asyncio loop in a thread of its own. The only module that knows of Trio.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +11,10 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import copy_context
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, TypeVarTuple
 
 import anyio
 import anyio.to_thread
-from typing_extensions import TypeVarTuple, Unpack
 
 from streaq.types import StreaqError
 
@@ -91,7 +91,7 @@ class Portal:
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(self._thread.join)
 
-    async def call(self, fn: Callable[[Unpack[Ts]], Awaitable[T]], *args: Unpack[Ts]) -> T:
+    async def call(self, fn: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
         """Runs ``await fn(*args)`` as a task of the portal's loop, in the caller's context.
 
         Cancelling the caller cancels that task, and the cancellation goes on when it has ended.
@@ -119,8 +119,8 @@ class Portal:
             raise StreaqError("the portal was closed before the call ended")
         return call.task.result()
 
-    def post(self, fn: Callable[[Unpack[Ts]], object], *args: Unpack[Ts]) -> None:
-        """From the portal's thread: have ``fn(*args)`` called soon on the thread that entered it."""
+    def post(self, fn: Callable[[*Ts], object], *args: *Ts) -> None:
+        """From the portal's thread: have ``fn(*args)`` called soon on the one that entered it."""
         self._soon(fn, *args)
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -418,7 +418,7 @@ def url(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Generator[str]:
     monkeypatch.delenv(private.ENV, raising=False)
-    monkeypatch.setattr(private, "_server", None)
+    monkeypatch.setattr(private, "_started", [])
     url = "embedded://" if request.param == "private" else f"embedded://{tmp_path}"
     yield url
     stop_embedded(url)

@@ -249,10 +249,9 @@ async def test_closing_ends_what_is_under_way() -> None:
         except StreaqError as e:
             errors.append(str(e))
 
-    async with anyio.create_task_group() as tasks:
-        async with portal:
-            tasks.start_soon(call)
-            await begun.wait()
+    async with anyio.create_task_group() as tasks, portal:
+        tasks.start_soon(call)
+        await begun.wait()
     assert errors == ["the portal was closed before the call ended"]
 
 

@@ -42,7 +42,8 @@ def start_embedded(url: str) -> str:
 
 def stop_embedded(url: str) -> None:
     """Ends this process's use of the server, which happens by itself at exit. A private server
-    stops, if this process started it; a shared one stops if nobody else uses it."""
+    stops, if this process started it; a shared one stops if nobody else uses it.
+    """
     directory = embedded_directory(url)
     with _lock:
         if directory is None:
@@ -57,11 +58,8 @@ def _at_exit() -> None:
         shared.leave_all()
 
 
-def _renew_lock() -> None:
-    # Another thread may have held it at the fork, and does not exist in the child.
-    global _lock
-    _lock = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_renew_lock)
+# A fork must not copy the lock while another thread, which the child will not have, holds it.
+os.register_at_fork(
+    before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release
+)
 atexit.register(_at_exit)

@@ -1,5 +1,6 @@
 """The server of ``embedded://``: one for the process that starts it and for its children, gone with
-that process even if it is killed."""
+that process even if it is killed.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ import subprocess
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Final
 
 from streaq.broker.embedded.process import (
@@ -49,19 +51,20 @@ class _Server:
     warden: subprocess.Popen[bytes]
 
 
-_server: _Server | None = None
+# What this process, or the parent that it was forked from, has started: none or one.
+_started: list[_Server] = []
 
 
 def start() -> str:
     """The socket path of the private server, which is started unless one that we may use is up."""
-    global _server
     # Set by this process, or by the parent whose server we share; stale if its owner has died.
     known = os.environ.get(ENV, "").removeprefix("unix://")
     if known and answers(known):
         return known
     stop()
     with tempfile.TemporaryFile() as log:
-        server = _server = _launch(log)
+        server = _launch(log)
+        _started.append(server)
         try:
             wait_until_up(
                 server.path, _START_TIMEOUT, lambda: server.warden.poll() is None, lambda: _end(log)
@@ -75,8 +78,7 @@ def start() -> str:
 
 def stop() -> None:
     """Stop the server, if it is this process that started it."""
-    global _server
-    server, _server = _server, None
+    server = _started.pop() if _started else None
     if server is None or server.owner != os.getpid():
         return
     if os.environ.get(ENV) == f"unix://{server.path}":
@@ -97,7 +99,7 @@ def stop() -> None:
 def _launch(log: IO[bytes]) -> _Server:
     command = binary()
     directory = temporary_directory()
-    path = os.path.join(directory, "valkey.sock")
+    path = str(Path(directory) / "valkey.sock")
     options = [*flags(directory, path), "--appendonly", "no", "--loglevel", "warning"]
     warden = subprocess.Popen(
         ["/bin/sh", "-c", _WARDEN, "streaq-warden", directory, command, *options],

@@ -1,5 +1,6 @@
 """What both kinds of embedded server need: the binary, its common flags, a place for its socket,
-and a way to ask whether it is up and to have it shut down."""
+and a way to ask whether it is up and to have it shut down.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +48,7 @@ def temporary_directory() -> str:
     """A new directory for the owner only, whose path leaves room for a socket's name."""
     usual = tempfile.gettempdir()
     short_enough = len(os.fsencode(usual)) < LONGEST_SOCKET_PATH - 30
-    return tempfile.mkdtemp(prefix="streaq-", dir=usual if short_enough else "/tmp")
+    return tempfile.mkdtemp(prefix="streaq-", dir=usual if short_enough else "/tmp")  # noqa: S108 - by mkdtemp
 
 
 def connect(path: str) -> socket.socket:

@@ -43,7 +43,8 @@ _STOP_TIMEOUT: Final = 30.0
 @dataclass(frozen=True, slots=True)
 class _Use:
     """Our part in a directory: the descriptor that holds users.lock, and an open connection, by
-    which the server can be told to stop even if the directory has been deleted meanwhile."""
+    which the server can be told to stop even if the directory has been deleted meanwhile.
+    """
 
     users: int
     line: socket.socket
@@ -54,7 +55,8 @@ _in_use: dict[Path, _Use] = {}
 
 def join(directory: Path) -> str:
     """The socket path of the directory's server, started if nobody has; we are one of its users
-    from here on."""
+    from here on.
+    """
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if directory in _in_use:
@@ -157,7 +159,7 @@ def _socket_path(directory: Path) -> str:
     path = str(directory / "valkey.sock")
     if len(os.fsencode(path)) <= LONGEST_SOCKET_PATH:
         return path
-    return os.path.join(temporary_directory(), "valkey.sock")
+    return str(Path(temporary_directory()) / "valkey.sock")
 
 
 def _open_lock(path: Path) -> int:
