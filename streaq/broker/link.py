@@ -182,11 +182,16 @@ class Broker:
         return Exchanger(self._here, Exchange(self._scripts, worker_id, lease_ms, priorities))
 
     async def register(
-        self, digest: str, lease_ms: int, priorities: Sequence[str], options: dict[str, str]
+        self,
+        worker_id: str,
+        digest: str,
+        lease_ms: int,
+        priorities: Sequence[str],
+        options: dict[str, str],
     ) -> None:
-        """Make a worker's functions known, and its streams."""
+        """Make a worker known, its functions and its streams."""
         flat = [part for pair in options.items() for part in pair]
-        await self._call("register", [digest, lease_ms, len(priorities), *priorities, *flat])
+        await self._call("register", [digest, lease_ms, worker_id, len(priorities), *priorities, *flat])
 
     async def read(self, worker_id: str, priorities: Sequence[str]) -> list[Reserved]:
         """Block until a message arrives; reserve it. May return several, one a priority."""

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import anyio
 from anyio.abc import TaskStatus
-from redis.exceptions import RedisError
 
+from streaq.broker.errors import RedisError
 from streaq.broker.portal import home_scheduler
 from streaq.engine.attempt import Attempts
 from streaq.engine.lease import Leases
@@ -140,7 +140,8 @@ class Life:
     async def _register(self) -> None:
         settings = self._settings
         await self._broker.register(
-            self._catalog.digest, settings.lease_ms, settings.priorities, self._catalog.options
+            settings.worker_id, self._catalog.digest, settings.lease_ms, settings.priorities,
+                self._catalog.options,
         )
 
     def _make_leases(self) -> Leases:

@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import anyio
-from redis.exceptions import RedisError, ResponseError
 
 from streaq.broker.connection import Backoff
+from streaq.broker.errors import RedisError, ResponseError
 from streaq.broker.exchange import Reply, Request, Reserved
 from streaq.engine.attempt import Finished, Lease
 from streaq.engine.ledger import Ledger
@@ -273,7 +273,8 @@ class Pump:
         settings = self._settings
         try:
             await self._broker.register(
-                self._catalog.digest, settings.lease_ms, settings.priorities, self._catalog.options
+                settings.worker_id, self._catalog.digest, settings.lease_ms, settings.priorities,
+                self._catalog.options,
             )
         except (RedisError, OSError):
             await anyio.sleep(self._backoff.next_delay())
