@@ -22,7 +22,9 @@ PER = (QUEUE, TASK)
 SINCE = promql.age(CRON_LAST_SUCCESS, PER)
 UNTIL = f"{promql.gauge(CRON_NEXT_RUN, PER)} - time()"
 MISSED = promql.gained(CRON_MISSED, promql.RANGE)
-LAG = promql.quantile(0.95, SCHEDULE_LAG, PER)
+LAG = (
+    f"({promql.quantile(0.95, SCHEDULE_LAG, PER)} >= 0) and {promql.gauge(CRON_NEXT_RUN, PER)}"
+)
 TRACES = traces_of(queue="${__field.labels.queue}", task="${__field.labels.task}")
 OVERDUE = theme.limits(5, 300)
 
@@ -113,7 +115,7 @@ def _table() -> Panel:
             Column("Next run in", UNTIL, "s", decimals=0),
             Column("Last success", SINCE, "s", decimals=0),
             Column("Missed", MISSED, "short", theme.limits(1, 1), decimals=0),
-            Column("Lateness p95", f"{LAG} >= 0", "s", theme.CRON_LAG),
+            Column("Lateness p95", LAG, "s", theme.CRON_LAG),
         ],
         sort="Next run in",
         descending=False,
@@ -172,7 +174,7 @@ def _lateness() -> list[Panel]:
             "Tasks put into the queue by schedules, a second. A gap is time without a worker: "
             "compare with Missed.",
             [Query(promql.rate(TASKS_ENQUEUED, (TASK,), **{KIND: "cron"}), "{{task}}")],
-            "reqps",
+            "ops",
             width=8,
             links=[TRACES],
             no_value="No firings",
@@ -185,7 +187,7 @@ def _lateness() -> list[Panel]:
             "short",
             width=24,
             height=6,
-            thresholds=theme.limits(1, 1),
+            soft_maximum=5,
             decimals=0,
         ),
     ]

@@ -39,11 +39,11 @@ DEPTH = promql.gauge(QUEUE_DEPTH, (QUEUE,))
 COMPLETION = promql.rate(QUEUE_FINISHED, (QUEUE,))
 CONCURRENCY = promql.gauge(WORKER_CONCURRENCY, (QUEUE,))
 RUNNING = promql.or_zero(
-    promql.gauge(TASKS_RUNNING, (QUEUE,), free=(PRIORITY, TASK)), CONCURRENCY
+    promql.mean(TASKS_RUNNING, (QUEUE,), free=(PRIORITY, TASK)), CONCURRENCY
 )
 SATURATION = f"{RUNNING} / ({CONCURRENCY} > 0)"
 DRAIN = (
-    f"clamp_max(({DEPTH} > 0) / {promql.or_zero(COMPLETION, DEPTH)}, 86400) or 0 * {DEPTH}"
+    f"clamp_max(({DEPTH} > 0) / {promql.or_zero(COMPLETION, DEPTH)}, 3600) or 0 * {DEPTH}"
 )
 
 QUEUE_LINKS = [
@@ -121,7 +121,7 @@ def _tiles() -> list[Panel]:
             "Error budget left",
             f"Of the {1 - theme.WAIT_TARGET:.0%} of attempts that may wait longer than "
             f"{OBJECTIVE}, the share not yet used up in the time range shown. Below zero the "
-            "objective is missed: stop what can wait, add workers.",
+            "objective is missed (-100 % stands for worse): stop what can wait, add workers.",
             Query(_budget()),
             "percentunit",
             theme.BUDGET,
@@ -224,7 +224,7 @@ def _flow() -> list[Panel]:
                 Query(promql.rate(QUEUE_ENQUEUED, ()), "arrival"),
                 Query(promql.rate(QUEUE_FINISHED, ()), "completion"),
             ],
-            "reqps",
+            "ops",
         ),
         graph(
             "Tasks waiting",
@@ -237,8 +237,8 @@ def _flow() -> list[Panel]:
         ),
         graph(
             "Time to drain by queue",
-            "How long what waits now will take at the present rate of completion; one day "
-            "stands for never. When it climbs, the queue is losing: add workers.",
+            "How long what waits now will take at the present rate of completion; one "
+            "hour stands for more and for never. When it climbs, the queue is losing: add workers.",
             [Query(DRAIN, "{{queue}}")],
             "s",
             width=8,
@@ -369,4 +369,5 @@ def _burn() -> str:
 
 def _budget() -> str:
     good, every = _good("increase", ()), _all("increase", ())
-    return f"1 - (1 - {good} / ({every} > 0)) / {1 - theme.WAIT_TARGET:.4g}"
+    left = f"1 - (1 - {good} / ({every} > 0)) / {1 - theme.WAIT_TARGET:.4g}"
+    return f"clamp_min({left}, -1)"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tools.dashboards.theme import SERIES, Json, neutral
+from tools.dashboards.theme import SERIES, Json, neutral, only_bad
 
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 BAR_WIDTH = "1m"
@@ -89,6 +89,7 @@ def graph(
     bars: bool = False,
     minimum: float | None = 0,
     maximum: float | None = None,
+    soft_maximum: float | None = None,
     decimals: int | None = None,
     colors: Mapping[str, str] | None = None,
     dashed: Sequence[str] = (),
@@ -99,9 +100,11 @@ def graph(
     """Lines over time. With ``thresholds`` the limits are drawn into the graph."""
     custom = _line_style(stacked=stacked, bars=bars, limits=thresholds is not None)
     defaults = _defaults(
-        unit, thresholds or neutral(), "palette-classic-by-name", decimals, list(links)
+        unit, thresholds or neutral(), "palette-classic", decimals, list(links)
     )
     defaults |= {"custom": custom, "noValue": no_value}
+    if soft_maximum is not None:
+        custom["axisSoftMax"] = soft_maximum
     if minimum is not None:
         defaults["min"] = minimum
     if maximum is not None:
@@ -132,7 +135,7 @@ def heatmap(
     options = {
         "calculate": False,
         "cellGap": 1,
-        "cellValues": {"unit": "reqps"},
+        "cellValues": {"unit": "ops"},
         "color": {
             "exponent": 0.5,
             "fill": "dark-orange",
@@ -216,6 +219,7 @@ def table(
         "cellOptions": {"type": "auto"},
         "filterable": False,
         "inspect": False,
+        "minWidth": 80,
     }
     options = {
         "cellHeight": "sm",
@@ -335,17 +339,22 @@ def _column(column: Column) -> Json:
     if column.width is not None:
         properties["custom.width"] = column.width
     if column.thresholds is not None:
-        properties["thresholds"] = column.thresholds
+        properties["thresholds"] = only_bad(column.thresholds)
         properties["custom.cellOptions"] = {"type": "color-background", "mode": "basic"}
     return _override(column.title, **properties)
 
 
 def _linked(label: str, links: Sequence[Json]) -> Json:
-    return _override(label, links=list(links))
+    return _override(label.capitalize(), links=list(links))
 
 
 def _as_table(labels: Sequence[str], columns: Sequence[Column]) -> list[Json]:
     values = {f"Value #{chr(ord('A') + i)}": column.title for i, column in enumerate(columns)}
+    heads = {label: label.capitalize() for label in labels}
     order = {name: i for i, name in enumerate((*labels, *values))}
-    organize = {"excludeByName": {"Time": True}, "indexByName": order, "renameByName": values}
+    organize = {
+        "excludeByName": {"Time": True},
+        "indexByName": order,
+        "renameByName": {**heads, **values},
+    }
     return [{"id": "merge", "options": {}}, {"id": "organize", "options": organize}]

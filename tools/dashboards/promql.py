@@ -69,15 +69,16 @@ def events(
     """Number of rare events in ``window``, the very first one included.
 
     A counter with labels that nobody knows in advance is born with its first event, and
-    ``increase`` never sees a birth. The second half counts the series that were not there one
-    window ago although their target was scraped then.
+    ``increase`` never sees a birth. The second part counts the series that were not there one
+    window ago although their target was scraped then; the third gives 0 when nothing happened.
     """
     if metric.scope == "queue":
         raise ValueError(f"{metric.name} is counted in Redis: use gained()")
     series = select(metric, free=free, **matchers)
     born = f"{series} unless {series} offset {window}"
     scraped = f"and on (job, instance) ({UP}{{{TARGET}}} offset {window} == 1)"
-    return join("sum", by, f"increase({series}[{window}]) > 0 or ({born} {scraped})")
+    grown = f"increase({series}[{window}]) > 0"
+    return join("sum", by, f"{grown} or ({born} {scraped}) or 0 * {series}")
 
 
 def gained(metric: Metric, window: str) -> str:
@@ -115,6 +116,12 @@ def gauge(metric: Metric, by: tuple[str, ...], *, free: tuple[str, ...] = (), **
     if set(by) == set(metric.labels):
         return whole
     return join("sum" if metric.merge == "max" else "min", by, whole)
+
+
+def mean(metric: Metric, by: tuple[str, ...], *, free: tuple[str, ...] = ()) -> str:
+    """A process's gauge joined by the labels ``by``, smoothed over one rate interval."""
+    series = f"avg_over_time({select(metric, free=free)}[{RATE}])"
+    return join(metric.merge, by, series)
 
 
 def age(metric: Metric, by: tuple[str, ...], *, free: tuple[str, ...] = ()) -> str:

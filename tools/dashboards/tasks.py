@@ -59,7 +59,7 @@ def _table() -> Panel:
         "name.",
         PER,
         [
-            Column("Starts/s", STARTED, "reqps", decimals=2),
+            Column("Starts/s", STARTED, "ops", decimals=2),
             Column("Running", promql.gauge(TASKS_RUNNING, PER), "short", decimals=0),
             Column("Run p50", f"{promql.quantile(0.5, TASK_DURATION, PER)} >= 0", "s"),
             Column("Run p95", f"{promql.quantile(0.95, TASK_DURATION, PER)} >= 0", "s"),
@@ -102,7 +102,7 @@ def _rates() -> list[Panel]:
             "Attempts started a second. A task that drops to zero while it is still enqueued "
             "waits for workers that know it: check what the workers were deployed with.",
             [Query(promql.rate(TASKS_STARTED, (TASK,)), "{{task}}")],
-            "reqps",
+            "ops",
             width=8,
             stacked=True,
             links=[TRACES],
@@ -112,7 +112,7 @@ def _rates() -> list[Panel]:
             "Where work comes from: at once, delayed, by a schedule, or after another task. A "
             "kind that explodes names the producer to look at.",
             [Query(promql.rate(TASKS_ENQUEUED, (KIND,)), "{{kind}}")],
-            "reqps",
+            "ops",
             width=8,
             stacked=True,
         ),
@@ -121,7 +121,7 @@ def _rates() -> list[Panel]:
             "How tasks end, a second. Red growing: see the exceptions below. Orange: tasks "
             "expire before a worker takes them, so the queue is late.",
             [Query(promql.rate(TASKS_FINISHED, (STATUS,)), "{{status}}")],
-            "reqps",
+            "ops",
             width=8,
             stacked=True,
             colors=_status_colors("success", "failed", "aborted", "expired"),
@@ -150,14 +150,13 @@ def _durations() -> list[Panel]:
         ),
         bars(
             "Slowest tasks",
-            "The ten tasks with the highest p95 run time. Give the slow ones workers or a "
+            "The seven tasks with the highest p95 run time. Give the slow ones workers or a "
             "priority of their own, so that short ones do not wait behind them.",
             Query(
-                f"topk(10, {promql.quantile(0.95, TASK_DURATION, (TASK,))} >= 0)", "{{task}}"
+                f"topk(7, {promql.quantile(0.95, TASK_DURATION, (TASK,))} >= 0)", "{{task}}"
             ),
             "s",
             theme.neutral(),
-            width=6,
             links=[TRACES],
         ),
         heatmap(
@@ -165,7 +164,7 @@ def _durations() -> list[Panel]:
             "Every attempt by how long it ran. Two bands are two kinds of work under one name: "
             "pick the task with the filter above, and think of splitting it.",
             Query(promql.rate(TASK_DURATION, ("le",), "bucket"), "{{le}}", exemplar=True),
-            width=9,
+            width=8,
         ),
         graph(
             "End to end p95 by task",
@@ -173,7 +172,7 @@ def _durations() -> list[Panel]:
             "or retries, see the Queue latency dashboard.",
             [Query(promql.quantile(0.95, TASK_END_TO_END, (TASK,)), "{{task}}", exemplar=True)],
             "s",
-            width=9,
+            width=8,
             links=[TRACES],
         ),
     ]

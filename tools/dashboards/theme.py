@@ -47,6 +47,15 @@ def at_least(ok: float) -> Json:
     return _steps((BAD, None), (OK, ok))
 
 
+def only_bad(thresholds: Json) -> Json:
+    """The same limits without green, for tables: only the cells that need a look are coloured."""
+    steps = [
+        {**step, "color": "transparent"} if step["color"] == OK else step
+        for step in thresholds["steps"]
+    ]
+    return {**thresholds, "steps": steps}
+
+
 def neutral() -> Json:
     """For values that are neither good nor bad."""
     return _steps(("blue", None))

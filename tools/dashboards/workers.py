@@ -88,7 +88,7 @@ def _tiles() -> list[Panel]:
         stat(
             "Event loop lag",
             "Longest time any worker's loop was late for its beat in the last minute. Red: a "
-            "task blocks the loop; loop.blocked in the logs names the line.",
+            "task blocks the loop; `loop.blocked` in the logs names the line.",
             Query(promql.gauge(EVENT_LOOP_LAG, ())),
             "s",
             theme.LOOP_LAG,
@@ -205,7 +205,7 @@ def _redis() -> list[Panel]:
             "Calls a second by operation. Many more than tasks a second: batches are small, "
             "which is right when idle and worth a look under load.",
             [Query(promql.rate(REDIS_CALL_DURATION, (OPERATION,), "count"), "{{operation}}")],
-            "reqps",
+            "ops",
             width=8,
             stacked=True,
         ),
@@ -243,8 +243,8 @@ def _processes() -> list[Panel]:
     return [
         graph(
             "CPU",
-            "Cores used by each process. At 1 one Python process can do no more: add workers, "
-            "not concurrency.",
+            "Share of one core that each process uses. At 100 % a Python process can do no more: "
+            "add workers, not concurrency.",
             [
                 Query(
                     f"sum by ({INSTANCE}) "
@@ -252,7 +252,7 @@ def _processes() -> list[Panel]:
                     "{{instance}}",
                 )
             ],
-            "short",
+            "percentunit",
             width=9,
         ),
         graph(
@@ -274,7 +274,7 @@ def _processes() -> list[Panel]:
             "deploy; afterwards an old one did not restart.",
             Query(
                 f"count by ({VERSION}, {PYTHON}) ({promql.select(BUILD_INFO)})",
-                "streaq {{version}}, Python {{python}}",
+                "{{version}} on {{python}}",
             ),
             "none",
             theme.neutral(),
