@@ -16,6 +16,7 @@ from streaq.engine.cron import Crontab
 from streaq.events import tell_changes
 from streaq.hooks import Dispatcher, Enqueue, Kind, Publish
 from streaq.types import StreaqError
+from streaq.registry import FIVE_MINUTES
 from streaq.utils import to_ms
 from streaq.wire import DEFAULT_KEEP_MS, FOREVER_MS, Codec, Envelope, Mode, encode_headers
 
@@ -56,6 +57,9 @@ def check_start(task: Task[Any, Any], priorities: Sequence[str], tz: tzinfo) -> 
         raise StreaqError(f"Task {name}: a delay can't be negative (it is {task.delay}).")
     if isinstance(task.schedule, str):
         Crontab.parse(task.schedule, tz)
+
+
+_NOT_DEFAULT: dict[str, str] = {kind: kind for kind in ("delayed", "cron", "dependent")}
 
 
 class Producer:
@@ -143,6 +147,11 @@ class Producer:
     async def _seal(self, task: Task[Any, Any], headers: str) -> Envelope:
         """One task as it travels."""
         parent = task.parent
+        fn = parent.fn_name
+        if task.is_plain and parent.expire is None and parent.ttl == FIVE_MINUTES:
+            priority = task.priority or self._default_priority
+            args = await self._codec.dump_call(fn, task.args, task.kwargs)
+            return Envelope(task.id, fn, priority, args, headers)
         check_start(task, self._priorities, self._tz)
         mode: Mode = "otherwise" if task.fallback else "then"
         dependencies: list[tuple[str, Mode]] = [(task_id, "after") for task_id in task.after]
@@ -158,7 +167,7 @@ class Producer:
             self._due(task),
             "" if parent.expire is None else str(to_ms(parent.expire)),
             "" if keep == DEFAULT_KEEP_MS else str(keep),
-            kind_of(task, dependencies),
+            _NOT_DEFAULT.get(kind_of(task, dependencies), ""),
             "1" if task.takes_input else "",
             task.schedule if isinstance(task.schedule, str) else "",
             tz_name(self._tz) if isinstance(task.schedule, str) else "",
@@ -175,7 +184,7 @@ class Producer:
             if first is None:
                 raise StreaqError(f"The crontab {task.schedule!r} has no firing left.")
             return str(first)
-        return "0"
+        return ""
 
     async def _send(self, units: Sequence[Sequence[Envelope]]) -> Published:
         backoff = Backoff()

@@ -7,8 +7,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
+from os import urandom
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, cast, overload
-from uuid import uuid4
 
 from streaq.types import (
     AsyncTask,
@@ -29,6 +29,11 @@ from streaq.types import (
 
 if TYPE_CHECKING:
     from streaq.worker import Worker
+
+def new_id() -> str:
+    """128 random bits in hex: what a UUID would be, for a third of its cost."""
+    return urandom(16).hex()
+
 
 task_context: ContextVar[TaskContext] = ContextVar("streaq_task_context")
 
@@ -132,7 +137,7 @@ class Task(Generic[P, R]):
     kwargs: dict[str, Any]
     parent: RegisteredTask
     worker: Worker[Any]
-    id: str = field(default_factory=lambda: uuid4().hex)
+    id: str = field(default_factory=new_id)
     after: list[str] = field(default_factory=list[str])
     delay: timedelta | float | None = None
     schedule: datetime | str | None = None
@@ -243,6 +248,17 @@ class Task(Generic[P, R]):
             links.append(link)
             link = link.previous
         return links[::-1]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is due at once, waits for nobody, and goes to the default priority."""
+        return (
+            self.previous is None
+            and self.delay is None
+            and self.schedule is None
+            and self.priority is None
+            and not self.after
+        )
 
     @property
     def takes_input(self) -> bool:

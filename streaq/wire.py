@@ -24,30 +24,34 @@ DEFAULT_KEEP_MS = 300_000
 
 
 class Envelope(NamedTuple):
-    """One task as the publish script takes it; every field is what Redis is sent."""
+    """One task as the publish script takes it; see ``publish.lua``."""
 
     task_id: str
     fn: str
     priority: str
     args: bytes
-    headers: str
-    due: str
-    """``0`` at once, ``+ms`` from now, or milliseconds since the epoch."""
-    expires_in: str
-    keep: str
-    kind: str
-    needs: str
+    headers: str = ""
+    due: str = ""
+    """Empty at once, ``+ms`` from now, or milliseconds since the epoch."""
+    expires_in: str = ""
+    keep: str = ""
+    kind: str = ""
+    needs: str = ""
     """``1`` when its arguments are the result of the task before it."""
-    crontab: str
-    tz: str
-    dependencies: tuple[tuple[str, Mode], ...]
+    crontab: str = ""
+    tz: str = ""
+    dependencies: tuple[tuple[str, Mode], ...] = ()
 
-    def flat(self) -> list[str | bytes | int]:
-        """The script's arguments for this task."""
-        out: list[str | bytes | int] = [*self[:12], len(self.dependencies)]
-        for dependency in self.dependencies:
-            out += dependency
-        return out
+    def flat(self) -> tuple[str, str, str, bytes, str]:
+        """The script's arguments for this task: what is not the default goes as JSON."""
+        more = ""
+        if any(self[4:]):
+            pairs = zip(_MORE, self[4:], strict=True)
+            more = json.dumps({k: v for k, v in pairs if v}, separators=(",", ":"))
+        return (*self[:4], more)
+
+
+_MORE = ("head", "due", "till", "keep", "kind", "needs", "tab", "tz", "deps")
 
 
 class Record(NamedTuple):

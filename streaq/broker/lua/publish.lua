@@ -1,26 +1,12 @@
 -- include _base _finish
 -- new -> queued, scheduled or blocked: a batch of tasks, or the links of a pipeline in their order.
 --
--- ARGV: count of tasks, each: id, fn, priority, args, headers, due, expires in ms ('' never),
---   keep ms ('' the default), kind, needs ('1' when its input comes from the task before it),
---   crontab, time zone, count of dependencies, each: id, mode (after | then | otherwise).
--- due: '0' at once, '+ms' from now, or the ms; of a repeating schedule: its first firing.
+-- ARGV: count of tasks, each: id, fn, priority, args, more. `more` is empty for a plain task, which
+--   is due at once and waits for nobody; else a JSON object of whatever is not the default:
+--   head (headers), due ('+ms' from now, or the ms; of a repeating schedule its first firing),
+--   till (expires in ms), keep (ms), kind, needs (1 when its input comes from the task before it),
+--   tab and tz (crontab and its time zone), deps (list of {id, mode}; after | then | otherwise).
 -- Reply: now, a word per task (queued, scheduled, blocked, repeating, exists, done), events.
-local at = 1
-
-local function next_arg()
-  at = at + 1
-  return ARGV[at]
-end
-
-local function read_dependencies()
-  local list = {}
-  for i = 1, tonumber(next_arg()) do
-    list[i] = { next_arg(), next_arg() }
-  end
-  return list
-end
-
 -- status, value of a finished task; nil when there is no result (any more)
 local function result_of(id)
   local record = redis.call('GET', base .. 'result:' .. id)
@@ -139,12 +125,8 @@ local function place(id, t, dependencies)
   return 'queued'
 end
 
-local function given(value)
-  return value ~= '' and value or nil
-end
-
 local function due_at(word)
-  if word == '0' then
+  if not word then
     return int(now)
   elseif string.sub(word, 1, 1) == '+' then
     return int(now + tonumber(string.sub(word, 2)))
@@ -152,35 +134,49 @@ local function due_at(word)
   return word
 end
 
-local seen = {}
+local made = int(now)
 
-local function publish()
-  local id = next_arg()
-  local t = {
-    fn = next_arg(), pri = next_arg(), args = next_arg(), head = given(next_arg()),
-    due = due_at(next_arg()), till = given(next_arg()), keep = given(next_arg()),
-    kind = next_arg(), needs = given(next_arg()), made = int(now),
-  }
-  local tab, tz = next_arg(), next_arg()
-  local dependencies = read_dependencies()
-  seen[t.pri] = true
-  if redis.call('EXISTS', base .. 'task:' .. id, base .. 'result:' .. id,
-    base .. 'schedule:' .. id) > 0 then
+local function publish_plain(id, fn, pri, args)
+  local key = base .. 'task:' .. id
+  if redis.call('EXISTS', key, base .. 'result:' .. id) > 0 then
     return 'exists'
   end
+  local msg = redis.call('XADD', base .. 'stream:' .. pri, '*', 'id', id)
+  redis.call('HSET', key, 'state', 'queued', 'fn', fn, 'pri', pri, 'args', args, 'made', made,
+    'due', made, 'msg', msg)
+  return 'queued'
+end
+
+local function publish(id, fn, pri, args, more)
+  local key = base .. 'task:' .. id
+  if redis.call('EXISTS', key, base .. 'result:' .. id, base .. 'schedule:' .. id) > 0 then
+    return 'exists'
+  end
+  local t = cjson.decode(more)
+  t.fn, t.pri, t.args, t.made, t.due = fn, pri, args, made, due_at(t.due)
+  t.kind = t.kind or 'immediate'
   if t.till then
     t.span = t.till
     t.till = int(now + tonumber(t.till))
   end
-  if tab ~= '' then
-    return repeat_on(id, t, tab, tz)
+  if t.tab then
+    return repeat_on(id, t, t.tab, t.tz or '')
   end
-  return place(id, t, dependencies)
+  return place(id, t, t.deps or {})
 end
 
+local seen = {}
 local words = {}
+local at = 2
 for i = 1, tonumber(ARGV[1]) do
-  words[i] = publish()
+  local id, fn, pri, args, more = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
+  at = at + 5
+  seen[pri] = true
+  if more == '' then
+    words[i] = publish_plain(id, fn, pri, args)
+  else
+    words[i] = publish(id, fn, pri, args, more)
+  end
 end
 for pri in pairs(seen) do
   redis.call('SADD', base .. 'priorities', pri)
