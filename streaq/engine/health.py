@@ -27,6 +27,9 @@ from dataclasses import dataclass
 SIZE = 11
 """Number of cells that a ``Health`` needs."""
 
+AWAY, WORKING, STOPPING = 0, 1, 2
+"""Values of the ``READY`` cell."""
+
 LAG_WINDOW_S = 30.0
 """The lag shown is the worst of this window and of the one before it."""
 
@@ -83,15 +86,15 @@ class Health:
         now = self._clock()
         cells[CONCURRENCY] = concurrency
         cells[BEAT] = cells[POLL] = cells[LAG_TURN] = now
-        cells[READY] = 1
+        cells[READY] = WORKING
 
     def stopping(self) -> None:
         """The worker claims no more; it may still finish what runs."""
-        self._cells[READY] = 2
+        self._cells[READY] = STOPPING
 
     def stopped(self) -> None:
         """The worker is gone from the queue, in good order."""
-        self._cells[READY] = 0
+        self._cells[READY] = AWAY
 
     def polled(self) -> None:
         """The pump asked Redis for work, or had an answer. Call it on both occasions."""
@@ -129,12 +132,12 @@ class Health:
     @property
     def is_started(self) -> bool:
         """Whether the worker has started and not yet stopped."""
-        return self._cells[READY] != 0
+        return self._cells[READY] != AWAY
 
     @property
     def is_ready(self) -> bool:
         """Whether the worker claims tasks."""
-        return self._cells[READY] == 1
+        return self._cells[READY] == WORKING
 
     @property
     def silent_s(self) -> float:
@@ -175,7 +178,7 @@ class Health:
 
     def _stalled(self, stall_s: float, due_age_s: float | None) -> bool:
         cells = self._cells
-        if due_age_s is None or due_age_s <= stall_s or cells[READY] != 1:
+        if due_age_s is None or due_age_s <= stall_s or cells[READY] != WORKING:
             return False
         if cells[RUNNING] >= cells[CONCURRENCY]:
             return False
@@ -184,6 +187,6 @@ class Health:
     def unready(self) -> list[str]:
         """Why no work should be counted on from this worker now; empty when it is ready."""
         if not self.is_ready:
-            stopping = self._cells[READY] == 2
+            stopping = self._cells[READY] == STOPPING
             return ["the worker is shutting down" if stopping else "the worker has not started"]
         return ["Redis is out of reach"] if self._cells[LOST] else []

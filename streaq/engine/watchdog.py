@@ -135,7 +135,7 @@ class Watchdog:
 
 def stack_of(thread_id: int) -> list[FrameType]:
     """The frames of a thread, innermost first; empty when the thread is gone."""
-    frame: FrameType | None = sys._current_frames().get(thread_id)  # pyright: ignore[reportPrivateUsage]
+    frame: FrameType | None = sys._current_frames().get(thread_id)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
     frames: list[FrameType] = []
     while frame is not None:
         frames.append(frame)

@@ -41,7 +41,7 @@ def metrics_app(
 
     async def app(
         scope: Message,
-        receive: Callable[[], Awaitable[Message]],
+        _receive: Callable[[], Awaitable[Message]],
         send: Callable[[Message], Awaitable[None]],
     ) -> None:
         if scope["type"] != "http":

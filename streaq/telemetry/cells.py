@@ -11,12 +11,10 @@ import time
 from collections.abc import Iterator, MutableSequence
 from typing import NamedTuple, Protocol
 
-from streaq.engine.health import SIZE as HEALTH_SIZE
 from streaq.telemetry.names import Metric
 
 HEALTH_CELLS = 16
-"""Cells at the beginning of every store, kept for ``engine.health``."""
-assert HEALTH_SIZE <= HEALTH_CELLS
+"""Cells at the beginning of every store, kept for ``engine.health``: it needs ``SIZE`` of them."""
 
 EXEMPLAR_EVERY_S = 1.0
 """An exemplar stays at least this long before a newer one takes its place."""

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from math import inf
 from typing import Any, TypeAlias
 
 from prometheus_client import CollectorRegistry
@@ -22,7 +23,6 @@ from prometheus_client.core import (
     HistogramMetricFamily,
 )
 from prometheus_client.core import Exemplar as OpenMetricsExemplar
-from prometheus_client.utils import floatToGoString
 
 from streaq.engine.health import Health
 from streaq.telemetry import names
@@ -103,10 +103,12 @@ def _add(family: Family, metric: Metric, labels: tuple[str, ...], series: _Serie
         family.add_metric(labels, series.values[0])
         return
     total, buckets = 0.0, list[Any]()
-    for i, bound in enumerate((*metric.buckets, float("inf"))):
+    for i, bound in enumerate((*metric.buckets, inf)):
         total += series.values[i]
         exemplar = series.exemplars.get(i)
-        buckets.append((floatToGoString(bound), total, exemplar and _open_metrics(exemplar)))
+        buckets.append(
+            ("+Inf" if bound == inf else repr(bound), total, exemplar and _open_metrics(exemplar))
+        )
     family.add_metric(labels, buckets, series.values[-1])
 
 
@@ -155,6 +157,11 @@ class Collector:
         finalizer = weakref.finalize(owner, self._dead.append, key)
         finalizer.atexit = False
         return finalizer
+
+    def bury(self) -> None:
+        """Take leave now of the sources that are gone, instead of at the next scrape."""
+        with self._lock:
+            self._bury()
 
     def _bury(self) -> None:
         while self._dead:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import REGISTRY, CollectorRegistry
 
-from streaq.telemetry.cells import LocalStore, Store
+from streaq.telemetry.cells import LocalStore
 from streaq.telemetry.collector import blocks_of, collector_for
 from streaq.telemetry.logs import LogRules, LogsHook
 from streaq.telemetry.metrics import MetricsHook
 from streaq.telemetry.propagation import Propagation, Rules
 from streaq.telemetry.scope import ScopeHook
-from streaq.telemetry.shared import SharedStore
+from streaq.telemetry.shared import inherited_store
 from streaq.telemetry.tracing import Tracing, TracingHook
 from streaq.types import StreaqError
 
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
     from streaq.engine.health import Health
     from streaq.hooks import Hook
-
-STORE_FD = "STREAQ_TELEMETRY_FD"
-"""Environment variable by which a parent tells a child where to count (see ``fleet``)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,33 +136,19 @@ class Telemetry:
         )
 
     def _metrics_hook(self, queue: str, health: Health | None) -> MetricsHook:
-        store = _shared_store() or LocalStore()
+        inherited = inherited_store()
+        store = inherited or LocalStore()
         hook = MetricsHook(
             store,
             queue,
             max_task_names=self.max_task_names,
             max_exception_names=self.max_exception_names,
+            # The parent judges the health of the worker that runs, in the memory they share.
+            on_ready=partial(health.keep_in, inherited.cells) if inherited and health else None,
         )
-        if isinstance(store, SharedStore):
-            if health is not None:
-                health.keep_in(store.cells)
-        else:
-            registry = REGISTRY if self.registry is None else self.registry
-            collector_for(registry).add(lambda: blocks_of(store, health), owner=hook)
+        registry = REGISTRY if self.registry is None else self.registry
+        collector_for(registry).add(lambda: blocks_of(store, health), owner=hook)
         return hook
-
-
-_inherited: list[Store] = []
-
-
-def _shared_store() -> Store | None:
-    """The store that this process' parent made for it, if it did."""
-    fd = os.environ.get(STORE_FD)
-    if fd is None:
-        return None
-    if not _inherited:
-        _inherited.append(SharedStore(int(fd)))
-    return _inherited[0]
 
 
 def hooks_for(

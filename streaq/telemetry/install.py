@@ -29,7 +29,7 @@ def install(worker: Worker[Any], telemetry: Telemetry | None = None) -> None:
             async with worker:
                 yield
     """
-    if worker.is_hooked:
+    if worker._session.is_hooked:  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001 - same house
         raise StreaqError(
             "install(worker) must come before the worker is entered; its hooks are made by then."
         )

@@ -1,8 +1,7 @@
 """The metrics of a whole queue, read from Redis by one script call per scrape at most.
 
 The reader asks the broker for a snapshot from the thread that serves, keeps it for a second, and
-knows since when it had none: ``/livez`` asks for that too. This module never speaks to Redis
-itself; what the broker must answer with is written down as protocols.
+knows since when it had none: ``/livez`` asks for that too.
 """
 
 from __future__ import annotations
@@ -10,9 +9,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from typing import Protocol, TypeAlias
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeAlias
 
+from streaq.broker.inspect import QueueSnapshot
 from streaq.telemetry import names
 from streaq.telemetry.cells import Block
 from streaq.telemetry.names import Metric
@@ -21,51 +21,6 @@ logger = logging.getLogger("streaq")
 
 CACHE_S = 1.0
 """Seconds for which a snapshot is used again."""
-
-
-class PrioritySnapshot(Protocol):
-    """One priority of a queue."""
-
-    @property
-    def priority(self) -> str: ...
-    @property
-    def depth(self) -> int: ...
-    @property
-    def scheduled(self) -> int: ...
-    @property
-    def blocked(self) -> int: ...
-    @property
-    def running(self) -> int: ...
-    @property
-    def oldest_due_ms(self) -> int | None: ...
-
-
-class CronSnapshot(Protocol):
-    """One cron job."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def last_success_ms(self) -> int | None: ...
-    @property
-    def next_ms(self) -> int | None: ...
-    @property
-    def missed(self) -> int: ...
-
-
-class QueueSnapshot(Protocol):
-    """One queue at one moment of the server's clock (``broker.inspect`` has the real one)."""
-
-    @property
-    def queue(self) -> str: ...
-    @property
-    def now_ms(self) -> int: ...
-    @property
-    def workers(self) -> Sized: ...
-    @property
-    def priorities(self) -> Sequence[PrioritySnapshot]: ...
-    @property
-    def crons(self) -> Sequence[CronSnapshot]: ...
 
 
 SnapshotSource: TypeAlias = Callable[[], QueueSnapshot]

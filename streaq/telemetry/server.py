@@ -150,9 +150,9 @@ def start_server(
             if self.command != "HEAD":
                 self.wfile.write(body)
 
-        do_HEAD = do_GET
+        do_HEAD = do_GET  # noqa: N815 - http.server's name
 
-        def log_message(self, format: str, *args: object) -> None:
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
             """Probes and scrapes are not worth a line each."""
 
     class Http(ThreadingHTTPServer):

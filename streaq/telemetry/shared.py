@@ -16,6 +16,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator, MutableSequence
+from functools import cache
 
 from streaq.telemetry import names
 from streaq.telemetry.cells import (
@@ -32,6 +33,10 @@ CELL_BYTES = 8
 DIRECTORY_BYTES = 4 << 20
 TOTAL_BYTES = 64 << 20
 """Address space of one store; memory is taken only as cells come into use."""
+
+STORE_VARIABLE = "STREAQ_TELEMETRY_STORE"
+"""Environment variable by which a parent tells its child, and nobody below it, where to count:
+``<file descriptor>:<process id of the parent>``."""
 
 _COUNTS = struct.Struct("=QQ")
 _EXEMPLAR = struct.Struct("=16sdd")
@@ -72,10 +77,9 @@ class SharedStore:
         return cls(fd)
 
     def close(self) -> None:
-        """Let go of the memory. No method may be called afterwards."""
-        self._view.release()
-        self._all.release()
-        self._map.close()
+        """Hand the store down to nobody any more. The memory goes when the object does, so that
+        whoever reads it just now can finish.
+        """
         os.close(self.fd)
 
     def allocate(self, metric: Metric, labels: tuple[str, ...]) -> int:
@@ -142,3 +146,12 @@ class SharedStore:
                 RuntimeWarning,
                 stacklevel=4,
             )
+
+
+@cache
+def inherited_store() -> SharedStore | None:
+    """The store that the parent made for this process, if it did."""
+    fd, _, parent = os.environ.get(STORE_VARIABLE, "").partition(":")
+    if not fd or parent != str(os.getppid()):
+        return None
+    return SharedStore(int(fd))

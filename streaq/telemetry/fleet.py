@@ -1,0 +1,178 @@
+"""Several worker processes behind one endpoint: ``streaq run --workers N``.
+
+The parent makes a shared store for each child, and adds them up at the scrape. What a dead child
+counted stays in the sums; its gauges vanish; nothing is ever on a disk.
+"""
+
+from __future__ import annotations
+
+import resource
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from os import getpid
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+from streaq.engine.health import Health, Limits
+from streaq.telemetry.cells import Block
+from streaq.telemetry.collector import blocks_of, collector_for
+from streaq.telemetry.serve import reader_of, serve_queue
+from streaq.telemetry.server import HealthChecks, Server, start_server
+from streaq.telemetry.shared import STORE_VARIABLE, SharedStore
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
+    from streaq.telemetry.queue_metrics import QueueReader
+    from streaq.worker import Worker
+
+
+class Member:
+    """One child's place. Start the child with ``env`` and ``pass_fds``, then set ``pid``.
+
+    Example::
+
+        member = fleet.join()
+        child = subprocess.Popen(command, env={**os.environ, **member.env},
+                                 pass_fds=member.pass_fds)
+        member.pid = child.pid
+        child.wait()
+        fleet.leave(member)
+    """
+
+    def __init__(self, store: SharedStore) -> None:
+        self.store = store
+        self.pid: int | None = None
+        self.health = Health(store.cells)
+
+    @property
+    def env(self) -> dict[str, str]:
+        """Environment variables that the child needs."""
+        return {STORE_VARIABLE: f"{self.store.fd}:{getpid()}"}
+
+    @property
+    def pass_fds(self) -> tuple[int, ...]:
+        """File descriptors that the child needs."""
+        return (self.store.fd,)
+
+
+class Fleet:
+    """The parent's side of ``--workers N``.
+
+    :param worker: as imported in the parent; it is never run there, only its queue is read.
+    :param limits: how long things may go wrong before ``/livez`` says so.
+
+    Example::
+
+        fleet = Fleet(worker)
+        server = fleet.serve(port=9100)
+        members = [fleet.join() for _ in range(n)]   # see Member
+    """
+
+    def __init__(self, worker: Worker[Any] | None = None, limits: Limits | None = None) -> None:
+        self.registry = CollectorRegistry()
+        self._limits = limits
+        self._priorities = worker.priorities if worker is not None else None
+        self._reader: QueueReader | None = reader_of(worker) if worker is not None else None
+        self._members: dict[Member, Callable[[], object]] = {}
+        self._lock = threading.Lock()
+        self._collector = collector_for(self.registry)
+        self.registry.register(_ProcessSums(self._pids))
+
+    def join(self) -> Member:
+        """Make room for a child that is about to start."""
+        member = Member(SharedStore.create())
+        with self._lock:
+            remove = self._collector.add(partial(_blocks, member))
+            self._members[member] = remove
+        return member
+
+    def leave(self, member: Member) -> None:
+        """A child is dead, of whatever cause. Its counts stay, its gauges and its memory go."""
+        with self._lock:
+            remove = self._members.pop(member)
+        remove()
+        self._collector.bury()
+        member.store.close()
+
+    def serve(self, *, host: str = "127.0.0.1", port: int = 0) -> Server:
+        """One ``/metrics``, ``/livez`` and ``/readyz`` for all children.
+
+        ``/livez`` fails when any of them is unwell: replacing the whole is all that whoever asks
+        can do. ``/readyz`` wants every one of them ready.
+
+        :raises StreaqError: the address cannot be bound.
+        """
+        checks = HealthChecks(self._healths, self._reader, self._limits, self._priorities)
+        server = start_server(self.registry, checks, host=host, port=port)
+        if self._reader is not None:
+            server.on_close(serve_queue(self.registry, self._reader))
+        return server
+
+    def _healths(self) -> Sequence[Health]:
+        with self._lock:
+            return [member.health for member in self._members]
+
+    def _pids(self) -> list[int]:
+        with self._lock:
+            return [member.pid for member in self._members if member.pid is not None]
+
+
+def _blocks(member: Member) -> Iterable[Block]:
+    return blocks_of(member.store, member.health)
+
+
+class _ProcessSums:
+    """CPU, memory and open files of the parent and its children, added up."""
+
+    def __init__(self, pids: Callable[[], list[int]]) -> None:
+        self._pids = pids
+        self._started_s = time.time()
+
+    def describe(self) -> Iterator[Metric]:
+        """What is collected, without values."""
+        return iter(self.collect())
+
+    def collect(self) -> list[Metric]:
+        """Called by the registry at each scrape."""
+        found = [self._of(pid) for pid in (getpid(), *self._pids())]
+        families: list[Metric] = [
+            GaugeMetricFamily(
+                name,
+                f"{what}, all processes together.",
+                sum(values.get(name, 0.0) for values in found),
+            )
+            for name, what in _GAUGES.items()
+        ]
+        reaped = resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu = sum(values.get("process_cpu_seconds_total", 0.0) for values in found)
+        cpu += reaped.ru_utime + reaped.ru_stime
+        families.append(
+            CounterMetricFamily(
+                "process_cpu_seconds_total", "CPU time used, all processes together.", cpu
+            )
+        )
+        families.append(
+            GaugeMetricFamily(
+                "process_start_time_seconds",
+                "Unix time at which the parent began.",
+                self._started_s,
+            )
+        )
+        return families
+
+    @staticmethod
+    def _of(pid: int) -> dict[str, float]:
+        collector = ProcessCollector(pid=lambda: pid, registry=None)
+        return {s.name: s.value for family in collector.collect() for s in family.samples}
+
+
+_GAUGES = {
+    "process_resident_memory_bytes": "Resident memory",
+    "process_virtual_memory_bytes": "Virtual memory",
+    "process_open_fds": "Open file descriptors",
+}

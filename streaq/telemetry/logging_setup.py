@@ -1,0 +1,127 @@
+"""How log lines look when ``streaq run`` sets them up: colours on a terminal, JSON elsewhere.
+
+Both the events of streaq and whatever the application logs through the standard library come out
+in the same shape, with the ids of the running task on every line.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Any, Literal, TextIO, TypeAlias, cast, get_args
+
+import structlog
+from structlog.typing import EventDict, Processor
+
+from streaq.telemetry.context import TaskContextFilter, current_fields
+from streaq.types import StreaqError
+
+LogFormat: TypeAlias = Literal["auto", "console", "json"]
+LEVELS = ("debug", "info", "warning", "error", "critical")
+
+
+def configure_logging(
+    log_format: LogFormat = "auto", level: str = "info", stream: TextIO | None = None
+) -> None:
+    """Set up the standard library's root logger for streaq's events and the application's own.
+
+    With ``"auto"``, an application that has set up logging itself is left alone, but that its
+    handlers get the ids of the running task (see ``TaskContextFilter``).
+
+    :param log_format: ``"console"`` for people, ``"json"`` for machines; ``"auto"`` is console on
+        a terminal and JSON elsewhere.
+    :param level: the least that is written: debug, info, warning, error or critical.
+    :param stream: where to; standard error by default.
+    :raises StreaqError: an unknown format or level.
+
+    Example::
+
+        configure_logging("json", level="warning")
+        worker.run_sync()
+    """
+    if log_format not in get_args(LogFormat):
+        raise StreaqError(f"Log format {log_format!r}: it is auto, console or json.")
+    if level not in LEVELS:
+        raise StreaqError(f"Log level {level!r}: it is one of {', '.join(LEVELS)}.")
+    root = logging.getLogger()
+    if log_format == "auto" and root.handlers:
+        for handler in root.handlers:
+            handler.addFilter(TaskContextFilter())
+        return
+    out = stream or cast("TextIO", sys.stderr)
+    handler = logging.StreamHandler(out)
+    console = log_format == "console" or (log_format == "auto" and out.isatty())
+    handler.setFormatter(_console(colors=out.isatty()) if console else JsonFormatter())
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+
+
+def _console(*, colors: bool) -> logging.Formatter:
+    shared: list[Processor] = [
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="%Y-%m-%d %H:%M:%S", utc=False),
+    ]
+    foreign: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.ExtraAdder(),
+    ]
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=foreign,
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            *shared,
+            _traceback_lines,
+            # The default formatter would print the values of local variables.
+            structlog.dev.ConsoleRenderer(
+                colors=colors, exception_formatter=structlog.dev.plain_traceback
+            ),
+        ],
+    )
+
+
+def _traceback_lines(_: Any, __: str, fields: EventDict) -> EventDict:
+    places: list[str] | None = fields.get("traceback")
+    if places:
+        fields["traceback"] = " > ".join(places)
+    return fields
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: ``timestamp`` (ISO 8601, UTC), ``level``, ``logger``, ``event``,
+    then the fields. An exception is told without the values of variables.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as one line."""
+        head: dict[str, Any] = {
+            "timestamp": _iso(record.created),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+        }
+        if isinstance(record.msg, dict):
+            head.update(cast("dict[str, Any]", record.msg))
+        else:
+            head["event"] = record.getMessage()
+            head.update(current_fields())
+            head.update(_extra(record))
+        if record.exc_info:
+            head["exception"] = self.formatException(record.exc_info)
+        return json.dumps(head, default=repr, ensure_ascii=False)
+
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+def _extra(record: logging.LogRecord) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in vars(record).items()
+        if name not in _STANDARD and not name.startswith("_")
+    }
+
+
+def _iso(seconds: float) -> str:
+    moment = datetime.fromtimestamp(seconds, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
