@@ -22,6 +22,7 @@ def read(name: str) -> str:
 
     Raises:
         StreaqError: there is no dashboard of that name.
+
     """
     if name not in names():
         raise StreaqError(f"no dashboard {name!r}; there are {', '.join(names())}")
@@ -42,6 +43,7 @@ def export(directory: str | Path) -> list[Path]:
         from streaq.dashboards import export
 
         export("grafana/dashboards")
+
     """
     target = Path(directory)
     try:

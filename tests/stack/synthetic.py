@@ -53,7 +53,9 @@ class Kind:
 SHOP = (
     Kind("orders", "charge", "high", 6, 0.12, fails=0.004, exception="CardDeclined"),
     Kind("orders", "receipt", "high", 6, 0.03),
-    Kind("orders", "fetch_rates", "low", 3, 0.35, retries=0.12, fails=0.01, exception="TimeoutError"),
+    Kind(
+        "orders", "fetch_rates", "low", 3, 0.35, retries=0.12, fails=0.01, exception="TimeoutError"
+    ),
     Kind("orders", "import_row", "low", 2, 0.01, fails=0.02, exception="ValueError"),
     Kind("media", "thumbnail", "default", 8, 0.9, fails=0.001, exception="OSError"),
 )
@@ -148,7 +150,9 @@ class Shop:
                 how = random.choices(names.KINDS, (8, 1, 0, 1))[0]
                 self.producer.add(names.TASKS_ENQUEUED, kind.queue, kind.name, kind.priority, how)
                 self._count(names.QUEUE_ENQUEUED, kind.queue, kind.priority)
-                self.waiting[kind.queue, kind.priority].append((now - random.random() * TICK_S, kind))
+                self.waiting[kind.queue, kind.priority].append(
+                    (now - random.random() * TICK_S, kind)
+                )
         self.producer.observe(names.REDIS_CALL_DURATION, "enqueue", value=_redis())
 
     def _start(self, now: float) -> None:
@@ -158,7 +162,8 @@ class Shop:
             worker.observe(names.REDIS_CALL_DURATION, "exchange", value=_redis())
             worker.observe(names.REDIS_CALL_DURATION, "renew", value=_redis() / 2)
             free = {
-                queue: slots - sum(1 for e in self.running if e[3] is worker and e[2].queue == queue)
+                queue: slots
+                - sum(1 for e in self.running if e[3] is worker and e[2].queue == queue)
                 for queue, slots in SLOTS.items()
             }
             for key in (("orders", "high"), ("orders", "low"), ("media", "default")):
@@ -214,7 +219,9 @@ class Shop:
             worker = self.workers[0]
             worker.add(names.TASKS_ENQUEUED, queue, task, "high", "cron")
             worker.add(names.TASKS_STARTED, queue, task, "high")
-            worker.observe(names.TASK_QUEUE_WAIT, queue, task, "high", value=random.expovariate(200))
+            worker.observe(
+                names.TASK_QUEUE_WAIT, queue, task, "high", value=random.expovariate(200)
+            )
             worker.observe(names.TASK_DURATION, queue, task, "high", "success", value=0.02)
             worker.observe(names.TASK_END_TO_END, queue, task, "high", value=0.03)
             self._end(worker, (queue, task, "high"), "success", "")
@@ -248,7 +255,9 @@ class Shop:
         for endpoint in (*self.workers, self.producer):
             for key, queue in self.waiting.items():
                 later = sum(1 for _, kind in self.retries if (kind.queue, kind.priority) == key)
-                held = sum(1 for entry in self.running if (entry[2].queue, entry[2].priority) == key)
+                held = sum(
+                    1 for entry in self.running if (entry[2].queue, entry[2].priority) == key
+                )
                 oldest = min((due for due, _ in queue), default=None)
                 endpoint.set(names.QUEUE_DEPTH, *key, to=len(queue))
                 endpoint.set(names.QUEUE_SCHEDULED, *key, to=later)

@@ -45,7 +45,10 @@ class Window:
 
 
 def interpolate(
-    expression: str, window: Window, least_s: float = 0.0, variables: Mapping[str, str] | None = None
+    expression: str,
+    window: Window,
+    least_s: float = 0.0,
+    variables: Mapping[str, str] | None = None,
 ) -> str:
     """``expression`` with every variable filled in: "All" for what ``variables`` does not name."""
     step = window.step(least_s)

@@ -22,9 +22,7 @@ PER = (QUEUE, TASK)
 SINCE = promql.age(CRON_LAST_SUCCESS, PER)
 UNTIL = f"{promql.gauge(CRON_NEXT_RUN, PER)} - time()"
 MISSED = promql.gained(CRON_MISSED, promql.RANGE)
-LAG = (
-    f"({promql.quantile(0.95, SCHEDULE_LAG, PER)} >= 0) and {promql.gauge(CRON_NEXT_RUN, PER)}"
-)
+LAG = f"({promql.quantile(0.95, SCHEDULE_LAG, PER)} >= 0) and {promql.gauge(CRON_NEXT_RUN, PER)}"
 TRACES = traces_of(queue="${__field.labels.queue}", task="${__field.labels.task}")
 OVERDUE = theme.limits(5, 300)
 

@@ -32,19 +32,13 @@ LATE = (QUEUE, PRIORITY)
 OBJECTIVE = f"{theme.WAIT_OBJECTIVE_S:g} s"
 TARGET = f"{theme.WAIT_TARGET:.0%}"
 
-AGE = promql.or_zero(
-    promql.age(QUEUE_OLDEST_DUE, LATE), promql.gauge(QUEUE_DEPTH, LATE)
-)
+AGE = promql.or_zero(promql.age(QUEUE_OLDEST_DUE, LATE), promql.gauge(QUEUE_DEPTH, LATE))
 DEPTH = promql.gauge(QUEUE_DEPTH, (QUEUE,))
 COMPLETION = promql.rate(QUEUE_FINISHED, (QUEUE,))
 CONCURRENCY = promql.gauge(WORKER_CONCURRENCY, (QUEUE,))
-RUNNING = promql.or_zero(
-    promql.mean(TASKS_RUNNING, (QUEUE,), free=(PRIORITY, TASK)), CONCURRENCY
-)
+RUNNING = promql.or_zero(promql.mean(TASKS_RUNNING, (QUEUE,), free=(PRIORITY, TASK)), CONCURRENCY)
 SATURATION = f"{RUNNING} / ({CONCURRENCY} > 0)"
-DRAIN = (
-    f"clamp_max(({DEPTH} > 0) / {promql.or_zero(COMPLETION, DEPTH)}, 3600) or 0 * {DEPTH}"
-)
+DRAIN = f"clamp_max(({DEPTH} > 0) / {promql.or_zero(COMPLETION, DEPTH)}, 3600) or 0 * {DEPTH}"
 
 QUEUE_LINKS = [
     to_dashboard("tasks", queue="${__field.labels.queue}"),

@@ -99,9 +99,7 @@ def graph(
 ) -> Panel:
     """Lines over time. With ``thresholds`` the limits are drawn into the graph."""
     custom = _line_style(stacked=stacked, bars=bars, limits=thresholds is not None)
-    defaults = _defaults(
-        unit, thresholds or neutral(), "palette-classic", decimals, list(links)
-    )
+    defaults = _defaults(unit, thresholds or neutral(), "palette-classic", decimals, list(links))
     defaults |= {"custom": custom, "noValue": no_value}
     if soft_maximum is not None:
         custom["axisSoftMax"] = soft_maximum

@@ -38,21 +38,33 @@ def select(metric: Metric, part: str = "", *, free: tuple[str, ...] = (), **matc
     if unknown:
         raise ValueError(f"{metric.name} has no label {', '.join(sorted(unknown))}")
     filters = [TARGET]
-    filters += [f'{label}=~"${label}"' for label in VARIABLES if label in labels and label not in free]
+    filters += [
+        f'{label}=~"${label}"' for label in VARIABLES if label in labels and label not in free
+    ]
     for label, value in matchers.items():
         filters.append(f'{label}=~"{value[1:]}"' if value.startswith("~") else f'{label}="{value}"')
     return f"{series}{{{', '.join(filters)}}}"
 
 
 def rate(
-    metric: Metric, by: tuple[str, ...], part: str = "", *, free: tuple[str, ...] = (), **matchers: str
+    metric: Metric,
+    by: tuple[str, ...],
+    part: str = "",
+    *,
+    free: tuple[str, ...] = (),
+    **matchers: str,
 ) -> str:
     """Events a second, summed by the labels ``by``."""
     return _summed(metric, f"rate({select(metric, part, free=free, **matchers)}[{RATE}])", by)
 
 
 def increase(
-    metric: Metric, by: tuple[str, ...], part: str = "", *, free: tuple[str, ...] = (), **matchers: str
+    metric: Metric,
+    by: tuple[str, ...],
+    part: str = "",
+    *,
+    free: tuple[str, ...] = (),
+    **matchers: str,
 ) -> str:
     """Events over the time range that the dashboard shows, summed by the labels ``by``."""
     return _summed(metric, f"increase({select(metric, part, free=free, **matchers)}[{RANGE}])", by)
@@ -93,7 +105,12 @@ def gained(metric: Metric, window: str) -> str:
 
 
 def quantile(
-    q: float, metric: Metric, by: tuple[str, ...] = (), *, free: tuple[str, ...] = (), **matchers: str
+    q: float,
+    metric: Metric,
+    by: tuple[str, ...] = (),
+    *,
+    free: tuple[str, ...] = (),
+    **matchers: str,
 ) -> str:
     """The quantile ``q`` of a histogram, by the labels ``by``."""
     buckets = rate(metric, ("le", *by), "bucket", free=free, **matchers)
@@ -107,7 +124,9 @@ def within(metric: Metric, bound_s: float) -> dict[str, str]:
     return {"le": floatToGoString(bound_s)}
 
 
-def gauge(metric: Metric, by: tuple[str, ...], *, free: tuple[str, ...] = (), **matchers: str) -> str:
+def gauge(
+    metric: Metric, by: tuple[str, ...], *, free: tuple[str, ...] = (), **matchers: str
+) -> str:
     """The gauge joined by the labels ``by``; what is read from Redis is joined once, then added."""
     series = select(metric, free=free, **matchers)
     if metric.scope == "process":

@@ -69,9 +69,7 @@ def _table() -> Panel:
                 "s",
                 theme.AGE,
             ),
-            Column(
-                "End to end p95", f"{promql.quantile(0.95, TASK_END_TO_END, PER)} >= 0", "s"
-            ),
+            Column("End to end p95", f"{promql.quantile(0.95, TASK_END_TO_END, PER)} >= 0", "s"),
             Column(
                 "Failed",
                 promql.ratio(FAILED, FINISHED),
@@ -152,9 +150,7 @@ def _durations() -> list[Panel]:
             "Slowest tasks",
             "The seven tasks with the highest p95 run time. Give the slow ones workers or a "
             "priority of their own, so that short ones do not wait behind them.",
-            Query(
-                f"topk(7, {promql.quantile(0.95, TASK_DURATION, (TASK,))} >= 0)", "{{task}}"
-            ),
+            Query(f"topk(7, {promql.quantile(0.95, TASK_DURATION, (TASK,))} >= 0)", "{{task}}"),
             "s",
             theme.neutral(),
             links=[TRACES],
@@ -219,11 +215,7 @@ def _trouble() -> list[Panel]:
         graph(
             "Aborted by task",
             "Tasks that someone aborted. When nobody did, look in the logs for task.aborted.",
-            [
-                Query(
-                    promql.events(TASKS_FINISHED, (TASK,), **{STATUS: "aborted"}), "{{task}}"
-                )
-            ],
+            [Query(promql.events(TASKS_FINISHED, (TASK,), **{STATUS: "aborted"}), "{{task}}")],
             "short",
             bars=True,
             stacked=True,
