@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from streaq.events import never_started, tell_changes
+from streaq.explain import Dependency, explain
+from streaq.history import TaskHistory, history_of_ended, history_of_live
 from streaq.hooks import Dispatcher, Ending
 from streaq.task import TaskInfo, TaskResult, TaskStatus
 from streaq.types import StreaqCancelled, StreaqError
@@ -91,6 +93,27 @@ class Queries:
             record = parse_record(await self._broker.wait_result(task_id))
             return record.status == "aborted"
         return False
+
+    async def history(self, task_id: str) -> TaskHistory | None:
+        """The ledger of a task; None when it is not known."""
+        (seen,) = await self._broker.look([task_id], True)
+        if seen.state != "done":
+            return history_of_live(seen) if seen.state else None
+        # Once more and whole: a look has but the head of the record.
+        (raw,) = await self._broker.fetch_results([task_id])
+        return None if raw is None else history_of_ended(parse_record(raw))
+
+    async def explain(self, task_id: str) -> str:
+        """Why a task is not running, in one line."""
+        history = await self.history(task_id)
+        standing = await self._broker.standing(task_id)
+        snapshot = await self._broker.snapshot()
+        dependencies: list[Dependency] = []
+        if history is not None and history.state == "blocked":
+            (seen,) = await self._broker.look([task_id])
+            others = await self._broker.look(sorted(seen.dependencies))
+            dependencies = [Dependency(o.task_id, o.text("fn"), o.state) for o in others]
+        return explain(history, standing, snapshot, dependencies)
 
     async def unschedule(self, task_id: str) -> bool:
         """Whether there was a repeating task."""

@@ -15,6 +15,13 @@ T2 = TypeVar("T2")
 T3 = TypeVar("T3")
 Ts = TypeVarTuple("Ts")
 
+SECOND_MS = 1000
+MINUTE_MS = 60 * SECOND_MS
+HOUR_MS = 60 * MINUTE_MS
+DAY_MS = 24 * HOUR_MS
+TENTHS_BELOW_MS = 10
+"""From here on a digit behind the point says nothing."""
+
 
 @overload
 async def gather(a: Awaitable[T1], b: Awaitable[T2], /) -> tuple[T1, T2]: ...
@@ -86,6 +93,23 @@ def to_seconds(duration: timedelta | float | None) -> float | None:
     if isinstance(duration, timedelta):
         return duration.total_seconds()
     return duration
+
+
+def say_ms(ms: float) -> str:
+    """Milliseconds as people say them: ``3 ms``, ``1.25 s``, ``4 min 10 s``, ``2 h 5 min``."""
+    if ms < SECOND_MS:
+        return f"{ms:.1f} ms" if ms < TENTHS_BELOW_MS and ms % 1 else f"{ms:.0f} ms"
+    if ms < MINUTE_MS:
+        return f"{ms / SECOND_MS:.2f} s".replace(".00 s", " s")
+    for unit_ms, unit, part_ms, part in (
+        (DAY_MS, "d", HOUR_MS, "h"),
+        (HOUR_MS, "h", MINUTE_MS, "min"),
+        (MINUTE_MS, "min", SECOND_MS, "s"),
+    ):
+        if ms >= unit_ms:
+            rest = int(ms % unit_ms // part_ms)
+            return f"{int(ms // unit_ms)} {unit}" + (f" {rest} {part}" if rest else "")
+    raise AssertionError("unreachable")
 
 
 def import_string(path: str) -> Any:

@@ -28,6 +28,8 @@ from streaq.wire import Codec
 if TYPE_CHECKING:
     from redis.asyncio import ConnectionPool
 
+    from streaq.broker.inspect import QueueSnapshot
+    from streaq.history import TaskHistory
     from streaq.telemetry import Telemetry
 
 DEFAULT_PRIORITIES = ("low", "normal", "high")
@@ -243,7 +245,7 @@ class Worker(Registry, Generic[C]):
 
         :param include_scheduled: whether those due later count.
         """
-        snapshot = await self._session.broker().snapshot()
+        snapshot = await self.snapshot()
         return snapshot.size(include_scheduled=include_scheduled)
 
     async def status_by_id(self, task_id: str) -> TaskStatus:
@@ -310,6 +312,18 @@ class Worker(Registry, Generic[C]):
         :raises StreaqError: for ``NOT_FOUND``.
         """
         return await self._queries.by_status(status, priority, limit)
+
+    async def history_by_id(self, task_id: str) -> TaskHistory | None:
+        """The attempts of a task so far, while it or its result is kept; None when not known."""
+        return await self._queries.history(task_id)
+
+    async def explain_by_id(self, task_id: str) -> str:
+        """Why a task is not running, in one line for a person."""
+        return await self._queries.explain(task_id)
+
+    async def snapshot(self) -> QueueSnapshot:
+        """The whole queue at a glance, in one call whose cost does not grow with its tasks."""
+        return await self._session.broker().snapshot()
 
     @property
     def _queries(self) -> Queries:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from streaq.broker.scripts import Arg, Scripts
 
@@ -29,6 +29,21 @@ class Seen:
     def number(self, name: str) -> int:
         """A field as a number; 0 when it is not there."""
         return int(float(self.fields.get(name) or 0))
+
+
+COUNT_BEFORE_UP_TO = 10_000
+
+
+class Standing(NamedTuple):
+    """Where a queued task stands."""
+
+    now_ms: int
+    before: int
+    """Tasks before it at its priority; counted up to ``COUNT_BEFORE_UP_TO``."""
+    reserved_by: str
+    """The worker that prefetched it; empty for none."""
+    locked_by: str
+    """Id of the task that holds the unique lock of its function; empty for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +133,13 @@ class Inspector:
         """Ids of tasks that are ``scheduled``, ``queued``, ``running`` or ``done``."""
         args: list[Arg] = [status, limit, *priorities]
         return [task_id.decode() for task_id in await self._scripts("list", args)]
+
+    async def standing(self, task_id: str) -> Standing:
+        """Where a queued task stands. Its cost grows with the tasks before it, to a bound."""
+        now, before, reserved_by, locked_by = await self._scripts(
+            "standing", [task_id, COUNT_BEFORE_UP_TO]
+        )
+        return Standing(int(now), before, reserved_by.decode(), (locked_by or b"").decode())
 
     async def snapshot(self) -> QueueSnapshot:
         """The whole queue, in one call whose cost does not grow with its tasks."""

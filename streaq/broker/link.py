@@ -14,7 +14,7 @@ from typing_extensions import TypeVarTuple, Unpack
 from streaq.broker.connection import AsyncClient, Connector, is_connection_lost
 from streaq.broker.control import Subscription
 from streaq.broker.exchange import Exchange, Reply, Request, Reserved
-from streaq.broker.inspect import Inspector, QueueSnapshot, Seen
+from streaq.broker.inspect import Inspector, QueueSnapshot, Seen, Standing
 from streaq.broker.keys import GROUP, Keys
 from streaq.broker.portal import Portal, current_backend
 from streaq.broker.publish import Change, Published, Publisher, parse_changes
@@ -160,6 +160,10 @@ class Broker:
     async def list_ids(self, status: str, limit: int, priorities: Sequence[str]) -> list[str]:
         """Ids of tasks in a state."""
         return await self._here(self._inspector.list_ids, status, limit, priorities)
+
+    async def standing(self, task_id: str) -> Standing:
+        """Where a queued task stands."""
+        return await self._here(self._inspector.standing, task_id)
 
     async def snapshot(self) -> QueueSnapshot:
         """The whole queue at a glance."""
