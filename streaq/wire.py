@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hmac
 import json
+import pickle
 from collections.abc import Mapping
 from inspect import isawaitable
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -76,6 +77,33 @@ class Record(NamedTuple):
 
 
 RECORD_LINES = 16
+
+
+def make_record(
+    status: str,
+    reason: str,
+    fn: str,
+    task_id: str,
+    created_ms: int,
+    enqueued_ms: str,
+    started_ms: int,
+    finished_ms: int,
+    tries: int,
+    worker_id: str,
+    priority: str,
+    due_ms: int,
+    trace: str,
+    text: str,
+    log: str,
+    value: bytes,
+) -> bytes:
+    """A result record, in the form that ``_finish.lua`` writes too: a line a field, the value
+    last. ``log`` is the ledger of earlier attempts as it came from Redis."""
+    head = (
+        f"1\n{status}\n{reason}\n{fn}\n{task_id}\n{created_ms}\n{enqueued_ms}\n{started_ms}\n"
+        f"{finished_ms}\n{tries}\n{worker_id}\n{priority}\n{due_ms}\n{trace}\n{text}\n{log}\n"
+    )
+    return head.encode() + value
 
 
 def parse_record(raw: bytes) -> Record:
@@ -161,6 +189,8 @@ class Codec:
         self._deserializer = deserializer
         self._secret = secret.encode() if secret else None
         self._max_bytes = max_bytes
+        # Known to be synchronous: what it returns may be an awaitable only by the user's wish.
+        self._reads_later = deserializer is not pickle.loads
 
     def __repr__(self) -> str:
         return f"Codec(signed={self._secret is not None})"
@@ -172,7 +202,7 @@ class Codec:
         """
         try:
             out = self._serializer(value)
-            if isawaitable(out):
+            if type(out) is not bytes and isawaitable(out):
                 out = await out
         except Exception as e:
             raise StreaqError(f"Can't serialise {purpose}: {one_line(e)}") from e
@@ -195,7 +225,7 @@ class Codec:
                 raise StreaqError(f"The signature of {purpose} is wrong; it is not read.")
         try:
             value = self._deserializer(raw)
-            if isawaitable(value):
+            if self._reads_later and isawaitable(value):
                 value = await value
         except Exception as e:
             raise StreaqError(f"Can't read {purpose}: {one_line(e)}") from e

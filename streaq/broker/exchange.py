@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from streaq.broker.publish import Change, parse_changes
 from streaq.broker.scripts import Arg, Scripts
@@ -11,22 +11,34 @@ from streaq.broker.scripts import Arg, Scripts
 SETTLED, FENCED, SETTLED_BEFORE = 1, 0, 2
 
 
-class Settle(NamedTuple):
-    """The end of an attempt as the exchange script takes it (see ``exchange.lua``)."""
+class End(NamedTuple):
+    """An attempt that ended its task, as the exchange script takes it (see ``exchange.lua``)."""
 
     task_id: str
     message_id: bytes
     priority: str
-    try_number: str
-    action: str
-    status: str
-    reason: str
+    try_number: int
     keep: str
+    flags: str
+    record: bytes
+
+
+class Handover(NamedTuple):
+    """An attempt that did not end its task: to be retried, or handed back."""
+
+    task_id: str
+    message_id: bytes
+    priority: str
+    try_number: int
+    action: str
     value: bytes
     text: str
     when: str
     trace: str
     flags: str
+
+
+Settle: TypeAlias = End | Handover
 
 
 class Reserved(NamedTuple):
@@ -54,6 +66,8 @@ class Claimed(NamedTuple):
     links: str
     previous: str
     lost_worker: str
+    log: str
+    """Ledger of its earlier attempts."""
     started_ms: int
 
 
@@ -122,10 +136,18 @@ class Exchange:
         ]  # fmt: skip
         for start in request.starts:
             args += start
-        args.append(len(request.settles))
-        for settle in request.settles:
-            args += settle
-        return parse_reply(await self._scripts("exchange", args))
+        ends = [settle for settle in request.settles if isinstance(settle, End)]
+        others = [settle for settle in request.settles if isinstance(settle, Handover)]
+        for group in (ends, others):
+            args.append(len(group))
+            for settle in group:
+                args += settle
+        reply = parse_reply(await self._scripts("exchange", args))
+        if not (ends and others):
+            return reply
+        codes = iter(reply.codes)
+        of = {id(settle): next(codes) for group in (ends, others) for settle in group}
+        return reply._replace(codes=[of[id(settle)] for settle in request.settles])
 
 
 def parse_reply(raw: list[Any]) -> Reply:
@@ -142,10 +164,16 @@ def parse_reply(raw: list[Any]) -> Reply:
     )
 
 
-def _claimed(r: list[bytes], now: int) -> Claimed:
+_NOTHING_MORE = (b"", b"", b"", b"", b"", b"", b"")
+
+
+def _claimed(r: list[Any], now: int) -> Claimed:
+    more = r[8] if len(r) > 8 else _NOTHING_MORE
+    head, kind, value, links, trace, lost, log = more
     return Claimed(
-        r[0].decode(), r[1], r[2].decode(), int(r[3]), r[4].decode(), r[5], r[6], int(r[7]),
-        int(r[8]), r[9].decode(), r[10], r[11].decode(), r[12].decode(), r[13].decode(), now,
+        r[0].decode(), r[1], r[2].decode(), int(r[3]), r[4].decode(), r[5], head, int(r[6]),
+        int(float(r[7])), kind.decode() or "immediate", value, links.decode(), trace.decode(),
+        lost.decode(), log.decode(), now,
     )  # fmt: skip
 
 

@@ -7,8 +7,9 @@ is gathered for the next. A unit (one task, or the links of one pipeline) is nev
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from streaq.broker.scripts import Arg, Scripts
 from streaq.wire import Envelope
@@ -51,12 +52,19 @@ class Published(NamedTuple):
     changes: list[Change]
 
 
+class _Batch(NamedTuple):
+    """Whole units that go with one call, and who waits for them."""
+
+    envelopes: list[Envelope]
+    future: asyncio.Future[Published]
+
+
 class Publisher:
     """Publishes units of envelopes, coalescing what is waiting. asyncio only."""
 
     def __init__(self, scripts: Scripts) -> None:
         self._scripts = scripts
-        self._waiting: list[tuple[Sequence[Envelope], asyncio.Future[Published]]] = []
+        self._waiting: deque[_Batch] = deque()
         self._flusher: asyncio.Task[None] | None = None
 
     async def publish(self, units: Sequence[Sequence[Envelope]]) -> Published:
@@ -65,16 +73,13 @@ class Publisher:
         Safe to repeat: a task id that is there already is left alone (``exists``).
         """
         loop = asyncio.get_running_loop()
-        futures: list[asyncio.Future[Published]] = []
-        for unit in units:
-            future: asyncio.Future[Published] = loop.create_future()
-            futures.append(future)
-            self._waiting.append((unit, future))
+        batches = [_Batch(envelopes, loop.create_future()) for envelopes in _split(units)]
+        self._waiting.extend(batches)
         if self._flusher is None:
             self._flusher = loop.create_task(self._flush())
-        if len(futures) == 1:
-            return await futures[0]
-        parts = await asyncio.gather(*futures)
+        parts = await asyncio.gather(*(batch.future for batch in batches))
+        if len(parts) == 1:
+            return parts[0]
         return Published(
             parts[-1].now_ms if parts else 0,
             [word for part in parts for word in part.words],
@@ -84,45 +89,54 @@ class Publisher:
     async def _flush(self) -> None:
         try:
             while self._waiting:
-                size = 0
-                for count, (unit, _) in enumerate(self._waiting, 1):
-                    size += len(unit)
-                    if size >= BATCH:
-                        break
-                batch, self._waiting = self._waiting[:count], self._waiting[count:]
-                await self._send(batch, size)
+                batches = [self._waiting.popleft()]
+                size = len(batches[0].envelopes)
+                while self._waiting and size + len(self._waiting[0].envelopes) <= BATCH:
+                    batches.append(self._waiting.popleft())
+                    size += len(batches[-1].envelopes)
+                await self._send(batches, size)
         finally:
             self._flusher = None
 
-    async def _send(
-        self, batch: list[tuple[Sequence[Envelope], asyncio.Future[Published]]], size: int
-    ) -> None:
+    async def _send(self, batches: list[_Batch], size: int) -> None:
         args: list[Arg] = [size]
-        for unit, _ in batch:
-            for envelope in unit:
+        for batch in batches:
+            for envelope in batch.envelopes:
                 args += envelope.flat()
         try:
             now, words, changes = await self._scripts("publish", args)
-        except BaseException as e:
-            for _, future in batch:
-                if not future.done():
-                    future.set_exception(e if isinstance(e, Exception) else ConnectionError(str(e)))
-            if not isinstance(e, Exception):
-                raise
+        except Exception as e:
+            for batch in batches:
+                if not batch.future.done():
+                    batch.future.set_exception(e)
             return
-        self._answer(batch, int(now), words, parse_changes(changes))
+        except BaseException:
+            for batch in (*batches, *self._waiting):
+                batch.future.cancel()
+            self._waiting.clear()
+            raise
+        self._answer(batches, int(now), [w.decode() for w in words], parse_changes(changes))
 
     @staticmethod
     def _answer(
-        batch: list[tuple[Sequence[Envelope], asyncio.Future[Published]]],
-        now: int,
-        words: list[Any],
-        changes: list[Change],
+        batches: list[_Batch], now: int, words: list[str], changes: list[Change]
     ) -> None:
         at = 0
-        for unit, future in batch:
-            own = [word.decode() for word in words[at : at + len(unit)]]
-            at += len(unit)
+        for envelopes, future in batches:
+            own = words[at : at + len(envelopes)]
+            at += len(envelopes)
             if not future.done():
                 future.set_result(Published(now, own, changes))
                 changes = []
+
+
+def _split(units: Sequence[Sequence[Envelope]]) -> Iterator[list[Envelope]]:
+    """Units in batches of about ``BATCH``; one that is larger is a batch of its own."""
+    batch: list[Envelope] = []
+    for unit in units:
+        if batch and len(batch) + len(unit) > BATCH:
+            yield batch
+            batch = []
+        batch += unit
+    if batch:
+        yield batch

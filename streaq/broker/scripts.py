@@ -14,6 +14,8 @@ from hashlib import sha1
 from importlib.resources import files
 from typing import Any, TypeAlias
 
+from hiredis import pack_command
+from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 
 from streaq.broker.connection import AsyncClient, SyncClient
@@ -41,6 +43,7 @@ class Scripts:
 
     def __init__(self, client: AsyncClient, keys: Keys, hooks: Dispatcher) -> None:
         self._client: Any = client
+        self._pool: Any = client.connection_pool if isinstance(client, Redis) else None
         self._base = keys.base
         self._hooks = hooks
 
@@ -62,9 +65,26 @@ class Scripts:
     async def _send(self, name: str, args: Sequence[Arg]) -> Any:
         text, digest = load(name)
         try:
-            return await self._client.execute_command("EVALSHA", digest, 1, self._base, *args)
+            return await self._execute("EVALSHA", digest, 1, self._base, *args)
         except NoScriptError:
-            return await self._client.execute_command("EVAL", text, 1, self._base, *args)
+            return await self._execute("EVAL", text, 1, self._base, *args)
+
+    async def _execute(self, *command: Arg) -> Any:
+        """One command on a connection of the pool.
+
+        redis-py packs commands in Python, which costs more than everything else a large batch
+        does in this process; hiredis does it in C. A Cluster client has to route, so it does its
+        own.
+        """
+        pool = self._pool
+        if pool is None:
+            return await self._client.execute_command(*command)
+        connection = await pool.get_connection()
+        try:
+            await connection.send_packed_command(pack_command(command), check_health=False)
+            return await connection.read_response()
+        finally:
+            await pool.release(connection)
 
 
 def call_sync(client: SyncClient, base: str, name: str, args: Sequence[Arg]) -> Any:

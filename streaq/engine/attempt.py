@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, cast
 
 import anyio
 
-from streaq.broker.exchange import Claimed, Settle
+from streaq.broker.exchange import Claimed, End, Handover, Settle
 from streaq.engine.catalog import Function
 from streaq.engine.outcome import (
     Aborted,
@@ -29,7 +29,7 @@ from streaq.engine.outcome import (
 from streaq.hooks import Attempt, Dispatcher, Ending, Kind, Mark, Reclaim, Status
 from streaq.task import task_context
 from streaq.types import StreaqError, TaskContext
-from streaq.wire import Codec, decode_headers, one_line
+from streaq.wire import Codec, decode_headers, make_record, one_line
 
 
 class Lease:
@@ -59,6 +59,8 @@ class Finished(NamedTuple):
     lease: Lease
     settle: Settle | None
     """None when the lease was lost."""
+    counter: str
+    """Which of the worker's counters it adds to."""
     ending: Ending | None
     """None when nobody listens."""
 
@@ -70,6 +72,15 @@ _STATUS: dict[type[Outcome], Status] = {
     Aborted: "aborted",
     Returned: "returned",
     Forfeited: "failed",
+}
+
+_COUNTER: dict[type[Outcome], str] = {
+    Succeeded: "completed",
+    Failed: "failed",
+    Retried: "retried",
+    Aborted: "aborted",
+    Returned: "relinquished",
+    Forfeited: "fenced",
 }
 
 _REASON: dict[type[Outcome], str] = {
@@ -119,13 +130,11 @@ class Attempts:
             self._announce(lease, args, kwargs, start=False)
         else:
             outcome = await self._observe(lease, args, kwargs, began)
-            if not self._observed:
-                self._finished(Finished(lease, await self._settle(lease, outcome), None))
-                return
         ending = lease.attempt.mark.end if lease.attempt is not None else None
         if ending is None and lease.attempt is not None:
             ending = self._ending(lease.attempt, outcome, began)
-        self._finished(Finished(lease, await self._settle(lease, outcome), ending))
+        settle = await self._settle(lease, outcome, began)
+        self._finished(Finished(lease, settle, _COUNTER[type(outcome)], ending))
 
     async def _decode(self, claimed: Claimed) -> tuple[tuple[Any, ...], dict[str, Any]]:
         args, kwargs = await self._codec.load_call(claimed.fn, claimed.args)
@@ -230,39 +239,48 @@ class Attempts:
             attempt, status, reason, error, finished_ms, duration_s, retry_due_ms, result
         )
 
-    async def _settle(self, lease: Lease, outcome: Outcome) -> Settle | None:
+    async def _settle(self, lease: Lease, outcome: Outcome, began: float) -> Settle | None:
         """The outcome as the exchange takes it."""
         if isinstance(outcome, Succeeded):
-            return self._make(lease, "end", "success", "ok", outcome.raw)
+            return self._end(lease, "success", "ok", began, outcome.raw)
         if isinstance(outcome, Failed | Aborted):
             status = "failed" if isinstance(outcome, Failed) else "aborted"
             value = await self._codec.dump_error(outcome.error)
             text = one_line(outcome.error)
-            return self._make(lease, "end", status, outcome.reason, value, text)
+            return self._end(lease, status, outcome.reason, began, value, text)
         if isinstance(outcome, Retried):
             value = await self._codec.dump_error(outcome.error)
-            text = one_line(outcome.error)
-            return self._make(lease, "retry", "", outcome.reason, value, text, outcome.when)
+            return self._hand_over(lease, "retry", value, one_line(outcome.error), outcome.when)
         if isinstance(outcome, Returned):
-            return self._make(lease, "return", "", "shutdown", b"")
+            return self._hand_over(lease, "return")
         return None
 
-    @staticmethod
-    def _make(
-        lease: Lease,
-        action: str,
-        status: str,
-        reason: str,
-        value: bytes,
-        text: str = "",
-        when: str = "",
-    ) -> Settle:
+    def _end(
+        self, lease: Lease, status: str, reason: str, began: float, value: bytes, text: str = ""
+    ) -> End:
         c, f = lease.claimed, lease.function
-        trace = lease.attempt.mark.trace if lease.attempt is not None else ""
-        return Settle(
-            c.task_id, c.message_id, c.priority, str(c.try_number), action, status, reason,
-            f.keep, value, text, when, trace, f.flags,
+        enqueued_ms, _, _ = c.message_id.partition(b"-")
+        record = make_record(
+            status, reason, c.fn, c.task_id, c.created_ms, enqueued_ms.decode(), c.started_ms,
+            c.started_ms + round((time.monotonic() - began) * 1000), c.try_number,
+            self._worker_id, c.priority, c.due_ms, _trace(lease), text, c.log, value,
         )  # fmt: skip
+        flags = f.flags if status == "success" else f.flags.replace("c", "")
+        return End(c.task_id, c.message_id, c.priority, c.try_number, f.keep, flags, record)
+
+    @staticmethod
+    def _hand_over(
+        lease: Lease, action: str, value: bytes = b"", text: str = "", when: str = ""
+    ) -> Handover:
+        c = lease.claimed
+        return Handover(
+            c.task_id, c.message_id, c.priority, c.try_number, action, value, text, when,
+            _trace(lease), lease.function.flags,
+        )  # fmt: skip
+
+
+def _trace(lease: Lease) -> str:
+    return lease.attempt.mark.trace if lease.attempt is not None else ""
 
 
 def _asyncio_cancels() -> bool:

@@ -12,14 +12,6 @@ if TYPE_CHECKING:
     from streaq.engine.attempt import Finished
     from streaq.hooks import Dispatcher, Slot
 
-_COUNTER = {
-    "success": "completed",
-    "failed": "failed",
-    "aborted": "aborted",
-    "refused": "failed",
-}
-
-
 class Ledger:
     """The counters of one worker: completed, failed, retried, aborted, relinquished, fenced."""
 
@@ -40,13 +32,7 @@ class Ledger:
         if code == FENCED:
             self.fenced(finished)
             return
-        settle = finished.settle
-        if settle is None:
-            return
-        if settle.action == "end":
-            self._count(_COUNTER[settle.status])
-        else:
-            self._count("retried" if settle.action == "retry" else "relinquished")
+        self._count(finished.counter)
         ending = finished.ending
         if ending is not None and (slot := self._slots[ending.status]):
             self._hooks.emit(slot, ending)

@@ -98,10 +98,13 @@ local function start(worker, registry, lease_ms, pri, msg, id)
   end
   local try = int(tonumber(t.try or 0) + 1)
   redis.call('HSET', key, 'state', 'running', 'who', worker, 'try', try, 'began', int(now))
-  started[#started + 1] = {
-    id, msg, pri, try, t.fn, t.args, t.head or '', t.made, t.due, t.kind or '', t.input or '',
-    t.links or '', t.trace or '', lost,
-  }
+  local entry = { id, msg, pri, try, t.fn, t.args, t.made, t.due }
+  if t.head or t.kind or t.log then
+    entry[9] = {
+      t.head or '', t.kind or '', t.input or '', t.links or '', t.trace or '', lost, t.log or '',
+    }
+  end
+  started[#started + 1] = entry
 end
 
 -- A stream whose group is gone (a flushed server) is given a new one, and read again.

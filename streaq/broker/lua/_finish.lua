@@ -10,14 +10,8 @@ local function tell(what, id, t, by)
   }
 end
 
--- The result record: one line a field, the serialised value last (see wire.py).
-local function store(id, t, status, reason, value, text, keep, trace)
-  local record = table.concat({
-    '1', status, reason, t.fn or '', id, t.made or '', message_ms(t.msg), t.began or '', int(now),
-    t.try or '0', t.who or '', t.pri or '', t.due or '', trace or '', text or '', t.log or '',
-    value or '',
-  }, '\n')
-  keep = tonumber(keep or t.keep or DEFAULT_KEEP)
+-- Keep a result record for its time, and publish it.
+local function put(id, record, keep)
   if keep ~= 0 then
     local key = base .. 'result:' .. id
     if keep > 0 then
@@ -30,6 +24,28 @@ local function store(id, t, status, reason, value, text, keep, trace)
     ended[#ended + 1] = id
   end
   redis.call('PUBLISH', base .. 'done:' .. id, record)
+end
+
+-- The result record: one line a field, the serialised value last (see wire.py).
+local function store(id, t, status, reason, value, text, keep, trace)
+  local record = table.concat({
+    '1', status, reason, t.fn or '', id, t.made or '', message_ms(t.msg), t.began or '', int(now),
+    t.try or '0', t.who or '', t.pri or '', t.due or '', trace or '', text or '', t.log or '',
+    value or '',
+  }, '\n')
+  put(id, record, tonumber(keep or t.keep or DEFAULT_KEEP))
+end
+
+-- status, value and trace of a record
+local function read_record(record)
+  local from = 1
+  local fields = {}
+  for i = 1, 16 do
+    local stop = string.find(record, '\n', from, true)
+    fields[i] = string.sub(record, from, stop - 1)
+    from = stop + 1
+  end
+  return fields[2], string.sub(record, from), fields[14]
 end
 
 local DEPENDENT = { 'state', 'fn', 'pri', 'made', 'kind', 'head', 'keep', 'needs', 'due', 'links',
@@ -115,6 +131,24 @@ end
 local FAILURE = {
   failed = 'failed', aborted = 'was aborted', refused = 'was refused',
 }
+
+-- The worker wrote the record itself: nothing of it is looked at unless somebody waits for it.
+local function finish_written(id, record, keep, deps)
+  local input = nil
+  local key = base .. 'task:' .. id
+  if deps then
+    input = redis.call('HGET', key, 'input') or nil
+  end
+  redis.call('DEL', key)
+  put(id, record, keep)
+  if deps then
+    local status, value, trace = read_record(record)
+    settle_dependents({
+      id = id, ok = status == 'success', value = value, input = input, trace = trace,
+      text = FAILURE[status] or 'failed',
+    })
+  end
+end
 
 -- t holds the task's fields; `ending` has status, reason, value, text, keep, trace.
 local function finish(id, t, ending)

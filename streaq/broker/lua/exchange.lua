@@ -4,10 +4,12 @@
 -- ARGV: worker, registry digest, lease ms, want, reserve, reclaim (0 or 1), resent (0 or 1),
 --   count of priorities, each highest first;
 --   count of starts, each: id, message, priority;
---   count of settles, each: id, message, priority, try, action, status, reason, keep ms, value,
---   text, when, trace, flags (u: holds the unique lock, c: a static cron job).
--- Actions: `end`; `retry` (when: `+ms` from now, or the ms); `return` (its try refunded).
--- Reply: now, a code per settle, started, refused, reserved, dependents' events,
+--   count of ends, each: id, message, priority, try, keep ms, flags (u: holds the unique lock,
+--   c: a cron job that succeeded), result record;
+--   count of other settles, each: id, message, priority, try, action, value, text, when, trace,
+--   flags.
+-- Actions: `retry` (when: `+ms` from now, or the ms); `return` (its try refunded).
+-- Reply: now, a code per settle (ends first), started, refused, reserved, dependents' events,
 --   1 when the queue had less than was wanted.
 -- Codes: 1 settled, 0 fenced, 2 settled before (the answer to it was lost).
 local worker, lease_ms = ARGV[1], tonumber(ARGV[3])
@@ -31,8 +33,6 @@ if (want > 0 or starts > 0) and redis.call('EXISTS', registry) == 0 then
 end
 local start_at = at
 at = at + starts * 3
-
-local SETTLED = { 'msg', 'try', 'who', 'fn', 'pri', 'made', 'due', 'began', 'log', 'deps' }
 
 -- running -> scheduled (or queued, when it is due at once)
 local function retry(id, t, when, text, value, trace)
@@ -80,33 +80,48 @@ local function settled_before(id, try, action, raw)
   return seen == try and who == worker
 end
 
-local function settle(id, msg, pri, try, action, status, reason, keep, value, text, when, trace,
-                      flags)
-  local raw = redis.call('HMGET', base .. 'task:' .. id, unpack(SETTLED))
-  if raw[1] ~= msg or raw[2] ~= try or raw[3] ~= worker then
-    if ARGV[7] == '1' and settled_before(id, try, action, raw) then
-      return 2
-    end
-    return 0
+-- Whether the lease is still ours; else the code that says why not.
+local function fence(id, msg, try, action, raw)
+  if raw[1] == msg and raw[2] == try and raw[3] == worker then
+    return nil
   end
-  local t = {
-    msg = msg, try = try, who = worker, fn = raw[4], pri = raw[5], made = raw[6], due = raw[7],
-    began = raw[8], log = raw[9] or nil, deps = raw[10] or nil,
-  }
+  return ARGV[7] == '1' and settled_before(id, try, action, raw) and 2 or 0
+end
+
+-- running -> done
+local function settle_end(id, msg, pri, try, keep, flags, record)
+  local raw = redis.call('HMGET', base .. 'task:' .. id, 'msg', 'try', 'who', 'deps', 'fn')
+  local code = fence(id, msg, try, 'end', raw)
+  if code then
+    return code
+  end
   if flags ~= '' then
     if string.find(flags, 'u', 1, true) then
-      unlock(t.fn, id)
+      unlock(raw[5], id)
     end
-    if status == 'success' and string.find(flags, 'c', 1, true) then
-      redis.call('HSET', base .. 'cron:' .. t.fn, 'ok', int(now))
+    if string.find(flags, 'c', 1, true) then
+      redis.call('HSET', base .. 'cron:' .. raw[5], 'ok', int(now))
     end
   end
-  if action == 'end' then
-    drop(t.pri, msg)
-    finish(id, t, {
-      status = status, reason = reason, value = value, text = text, keep = keep, trace = trace,
-    })
-  elseif action == 'retry' then
+  drop(pri, msg)
+  finish_written(id, record, tonumber(keep), raw[4])
+  return 1
+end
+
+local function settle_other(id, msg, pri, try, action, value, text, when, trace, flags)
+  local raw = redis.call('HMGET', base .. 'task:' .. id, 'msg', 'try', 'who', 'fn', 'began', 'log')
+  local code = fence(id, msg, try, action, raw)
+  if code then
+    return code
+  end
+  local t = {
+    msg = msg, try = try, who = worker, fn = raw[4], pri = pri, began = raw[5],
+    log = raw[6] or nil,
+  }
+  if string.find(flags, 'u', 1, true) then
+    unlock(t.fn, id)
+  end
+  if action == 'retry' then
     retry(id, t, when, text, value, trace)
   else
     give_back(id, t, trace)
@@ -116,10 +131,13 @@ end
 
 at = start_at + starts * 3
 local codes = {}
-local settles = tonumber(next_arg())
-for i = 1, settles do
-  codes[i] = settle(unpack(ARGV, at + 1, at + 13))
-  at = at + 13
+for _ = 1, tonumber(next_arg()) do
+  codes[#codes + 1] = settle_end(unpack(ARGV, at + 1, at + 7))
+  at = at + 7
+end
+for _ = 1, tonumber(next_arg()) do
+  codes[#codes + 1] = settle_other(unpack(ARGV, at + 1, at + 10))
+  at = at + 10
 end
 
 for i = 0, starts - 1 do

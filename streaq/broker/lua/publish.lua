@@ -7,22 +7,6 @@
 --   till (expires in ms), keep (ms), kind, needs (1 when its input comes from the task before it),
 --   tab and tz (crontab and its time zone), deps (list of {id, mode}; after | then | otherwise).
 -- Reply: now, a word per task (queued, scheduled, blocked, repeating, exists, done), events.
--- status, value of a finished task; nil when there is no result (any more)
-local function result_of(id)
-  local record = redis.call('GET', base .. 'result:' .. id)
-  if not record then
-    return nil
-  end
-  local from = 1
-  local fields = {}
-  for i = 1, 16 do
-    local stop = string.find(record, '\n', from, true)
-    fields[i] = string.sub(record, from, stop - 1)
-    from = stop + 1
-  end
-  return fields[2], string.sub(record, from), fields[13]
-end
-
 -- Wait for one dependency. Returns how many are pending for it (0 or 1), or the end it forces.
 local function depend(id, t, dep, mode)
   if redis.call('EXISTS', base .. 'task:' .. dep) == 1 then
@@ -35,11 +19,12 @@ local function depend(id, t, dep, mode)
     redis.call('SADD', base .. 'dependencies:' .. id, dep)
     return 1
   end
-  local status, value, trace = result_of(dep)
-  if not status then
+  local record = redis.call('GET', base .. 'result:' .. dep)
+  if not record then
     return nil, 'failed', 'task ' .. dep .. ' is not known, or its result has expired'
   end
-  if trace and trace ~= '' then
+  local status, value, trace = read_record(record)
+  if trace ~= '' then
     t.links = t.links and (t.links .. ' ' .. trace) or trace
   end
   if status == 'success' then
