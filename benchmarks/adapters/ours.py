@@ -1,14 +1,14 @@
 """This project: the same code as for streaq 7.2.0, because the API is the same, plus the telemetry variants.
 
 - `telemetry: off`: `Worker(telemetry=False)`, the figure that the speed bars are about.
-- `telemetry: default`: `Worker()` as a user gets it: metrics on, logs to a file, no trace exporter set.
-- `telemetry: full`: tasks not silent, logs to a file, metrics served, and every span exported in batches
-  over OTLP/HTTP to a receiver on the same machine.
+- `telemetry: default`: `Worker()` as a user gets it, tasks not silent: metrics, and a JSON line in a file for
+  the start and the end of each task; no OpenTelemetry SDK set up.
+- `telemetry: full`: the same, with an SDK that samples everything and exports every span in batches over
+  OTLP/HTTP to a receiver on the same machine.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 
 import _common as common
@@ -31,9 +31,11 @@ def export_traces() -> None:
 
 
 def log_to_file() -> None:
-    """Send log lines to a file, as a service would; a terminal would be measured otherwise."""
-    handler = logging.FileHandler(common.DIR / f"{os.getpid()}.log")
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    """Write the JSON lines of every task to a file, as a service's supervisor would."""
+    from streaq.telemetry import configure_logging
+
+    stream = (common.DIR / f"{os.getpid()}.log").open("a")
+    configure_logging("json", stream=stream)
 
 
 def build():
@@ -41,7 +43,7 @@ def build():
         log_to_file()
     if MODE == "full":
         export_traces()
-    return streaq_peer.build(telemetry=MODE != "off", silent=MODE != "full")
+    return streaq_peer.build(telemetry=MODE != "off", silent=MODE == "off")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ results expire as ours do (`result_ex_time=300`). With the option `broker: list`
 which acknowledges nothing and loses running tasks with their worker, and is quicker for it.
 No bulk enqueue: the batch row awaits `kiq()` calls with `asyncio.gather`. Waiting on a result polls with
 the default interval (0.2 s). Delayed tasks need `taskiq scheduler` beside the worker (`ListRedisScheduleSource`,
-`--loop-interval 1` is its documented default); pipelines are the package `taskiq-pipelines`.
+looking once a second: `--update-interval 1`, where the default is a minute); pipelines are the package `taskiq-pipelines`.
 """
 
 from __future__ import annotations
@@ -118,7 +118,10 @@ class TaskiqPeer(common.AsyncPeer):
         )
 
     def companion(self) -> None:
-        common.exec_cli("taskiq", "scheduler", "taskiq_peer:scheduler", "--log-level", "WARNING")
+        common.exec_cli(
+            *["taskiq", "scheduler", "taskiq_peer:scheduler", "--log-level", "WARNING"],
+            *["--update-interval", "1"],
+        )
 
 
 if __name__ == "__main__":
