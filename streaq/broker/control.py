@@ -81,6 +81,9 @@ class Subscription:
             await asyncio.sleep(backoff.next_delay())
 
     async def _listen(self, backoff: Backoff) -> None:
+        while not self._channels:  # everybody left while the connection was away
+            await self._changed.wait()
+            self._changed.clear()
         self._pubsub = self._client.pubsub()
         self._joining = set(self._channels)
         self._leaving.clear()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from streaq.broker.connection import AsyncClient, is_connection_lost
+from streaq.broker.connection import AsyncClient, Backoff, is_connection_lost
 from streaq.broker.control import Subscription
 from streaq.broker.keys import Keys
 
@@ -70,18 +70,24 @@ class Results:
             self._looker = asyncio.get_running_loop().create_task(self._look())
 
     async def _look(self) -> None:
+        backoff = Backoff()
         try:
             while self._unseen:
                 await asyncio.sleep(0)  # let more confirmations of the same read arrive
                 batch = list(self._unseen)[:500]
+                try:
+                    records = await self.fetch(batch)
+                except Exception as e:
+                    if not is_connection_lost(e):
+                        raise
+                    await asyncio.sleep(backoff.next_delay())
+                    continue
                 self._unseen.difference_update(batch)
-                for task_id, record in zip(batch, await self.fetch(batch), strict=True):
+                for task_id, record in zip(batch, records, strict=True):
                     if record is not None:
                         self._resolve(task_id, record)
-        except Exception as e:
-            # A lost connection takes the subscription along, and its return asks again.
-            if not is_connection_lost(e):
-                self._fail(e)
+        except Exception as e:  # whatever it is, it is for those who wait
+            self._fail(e)
         finally:
             self._looker = None
 

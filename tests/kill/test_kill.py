@@ -40,11 +40,11 @@ def fleet(server: Server, tmp_path: Path) -> Iterator[Fleet]:
 
 
 async def settle_down(fleet: Fleet) -> None:
-    """Stop the last workers once the dead ones are forgotten, and look at what is left."""
+    """Stop the last workers once all of them are up and the dead ones are forgotten, and look at
+    what is left."""
+    alive = f"streaq:{{{fleet.queue}}}:workers"
     with anyio.fail_after(30):
-        while len(fleet.client().zrange(f"streaq:{{{fleet.queue}}}:workers", 0, -1)) > len(
-            fleet.processes
-        ):
+        while fleet.client().zcard(alive) != len(fleet.processes):
             await anyio.sleep(LEASE_S / 4)
     fleet.close()
     assert leftovers(fleet) == []
