@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from typing import TYPE_CHECKING, Any
 
+import anyio
 from anyio.abc import TaskStatus
 
 from streaq.broker.link import Broker
@@ -54,10 +55,12 @@ class Session:
             return
         broker, self._broker, self._producer = self._broker, None, None
         decoded, self._decoded = self._decoded, None
-        if decoded is not None:
-            await decoded.aclose()
-        if broker is not None:
-            await broker.close()
+        # Whoever is cancelled while leaving would leave connections open behind.
+        with anyio.CancelScope(shield=True):
+            if decoded is not None:
+                await decoded.aclose()
+            if broker is not None:
+                await broker.close()
 
     async def _open(self) -> None:
         worker = self._worker
