@@ -1,0 +1,33 @@
+"""Small helpers that tests import: a worker that runs for as long as a block of code does."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Protocol
+
+import anyio
+
+from streaq import Worker
+
+
+class MakeWorker(Protocol):
+    """What the fixture ``make_worker`` gives."""
+
+    def __call__(self, **options: Any) -> Worker[Any]: ...
+
+
+@asynccontextmanager
+async def running(*workers: Worker[Any]) -> AsyncIterator[None]:
+    """Workers that claim tasks while the block runs, and are stopped at its end.
+
+    Example::
+
+        async with running(worker):
+            result = await (await add.enqueue(1, 2)).result(3)
+    """
+    async with anyio.create_task_group() as group:
+        for worker in workers:
+            await group.start(worker.run_async)
+        yield
+        group.cancel_scope.cancel()
