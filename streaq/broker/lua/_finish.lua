@@ -34,6 +34,7 @@ local function store(id, t, status, reason, value, text, keep, trace)
     value or '',
   }, '\n')
   put(id, record, tonumber(keep or t.keep or DEFAULT_KEEP))
+  return record
 end
 
 -- status, value and trace of a record

@@ -7,19 +7,31 @@
 --   till (expires in ms), keep (ms), kind, needs (1 when its input comes from the task before it),
 --   tab and tz (crontab and its time zone), deps (list of {id, mode}; after | then | otherwise).
 -- Reply: now, a word per task (queued, scheduled, blocked, repeating, exists, done), events.
+
+-- Records of tasks that ended right here, for the links after them: they may not be kept at all.
+local written = {}
+
+-- To wait for a task's value and for the task is to wait for its value, in whatever order.
+local function wait_for(id, dep, mode)
+  local command = mode == 'after' and 'HSETNX' or 'HSET'
+  redis.call(command, base .. 'dependents:' .. dep, id, mode)
+  redis.call('SADD', base .. 'dependencies:' .. id, dep)
+end
+
 -- Wait for one dependency. Returns how many are pending for it (0 or 1), or the end it forces.
 local function depend(id, t, dep, mode)
   if redis.call('EXISTS', base .. 'task:' .. dep) == 1 then
-    redis.call('HSET', base .. 'dependents:' .. dep, id, mode)
+    wait_for(id, dep, mode)
     redis.call('HSET', base .. 'task:' .. dep, 'deps', '1')
-    redis.call('SADD', base .. 'dependencies:' .. id, dep)
-    return 1
-  elseif redis.call('EXISTS', base .. 'schedule:' .. dep) == 1 then
-    redis.call('HSET', base .. 'dependents:' .. dep, id, mode)
-    redis.call('SADD', base .. 'dependencies:' .. id, dep)
     return 1
   end
-  local record = redis.call('GET', base .. 'result:' .. dep)
+  -- A schedule's id is that of its first firing.
+  local schedule = redis.call('HMGET', base .. 'schedule:' .. dep, 'fn', 'fired')
+  if schedule[1] and not schedule[2] then
+    wait_for(id, dep, mode)
+    return 1
+  end
+  local record = written[dep] or redis.call('GET', base .. 'result:' .. dep)
   if not record then
     return nil, 'failed', 'task ' .. dep .. ' is not known, or its result has expired'
   end
@@ -88,7 +100,7 @@ local function place(id, t, dependencies)
     if not more then
       forget_dependencies(id)
       local ok = status == 'success'
-      store(id, t, status, ok and 'skipped' or 'dependency', ok and detail or '',
+      written[id] = store(id, t, status, ok and 'skipped' or 'dependency', ok and detail or '',
         ok and '' or detail)
       tell(ok and 'skipped' or 'failed', id, t, dep[1])
       return 'done'
