@@ -7,6 +7,7 @@ with the next exchange.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
@@ -30,6 +31,8 @@ from streaq.hooks import Attempt, Dispatcher, Ending, Kind, Mark, Reclaim, Statu
 from streaq.task import task_context
 from streaq.types import StreaqError, TaskContext
 from streaq.wire import Codec, decode_headers, make_record, one_line
+
+logger = logging.getLogger("streaq")
 
 
 class Lease:
@@ -110,6 +113,8 @@ class Attempts:
         self._queue = queue
         self._worker_id = worker_id
         self._finished = finished
+        # The backend's own class: anyio.CancelScope looks for it anew each time it is called.
+        self._new_scope = type(anyio.CancelScope())
         # Whether anybody wants to know of single attempts at all.
         self._observed = any(
             (
@@ -123,39 +128,41 @@ class Attempts:
         """Run one attempt to its end; never raises."""
         began = time.monotonic()
         try:
-            args, kwargs = await self._decode(lease.claimed)
-        except StreaqError as e:
-            outcome: Outcome = Failed(e, "undecodable")
-            args, kwargs = (), {}
-            self._announce(lease, args, kwargs, start=False)
-        else:
-            outcome = await self._observe(lease, args, kwargs, began)
-        ending = lease.attempt.mark.end if lease.attempt is not None else None
-        if ending is None and lease.attempt is not None:
-            ending = self._ending(lease.attempt, outcome, began)
-        settle = await self._settle(lease, outcome, began)
+            outcome = await self._outcome(lease, began)
+            settle = await self._settle(lease, outcome, began)
+        except Exception as e:
+            logger.exception("attempt of %s failed in the engine itself", lease.claimed.task_id)
+            outcome = Failed(e)
+            settle = self._end(lease, "failed", "error", began, b"", one_line(e))
+        ending = None
+        if (attempt := lease.attempt) is not None:
+            ending = attempt.mark.end or self._ending(attempt, outcome, began)
         self._finished(Finished(lease, settle, _COUNTER[type(outcome)], ending))
 
-    async def _decode(self, claimed: Claimed) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        args, kwargs = await self._codec.load_call(claimed.fn, claimed.args)
-        if claimed.input:
-            args = await self._codec.load_input(claimed.input)
-        return args, kwargs
-
-    async def _observe(
-        self, lease: Lease, args: tuple[Any, ...], kwargs: dict[str, Any], began: float
-    ) -> Outcome:
-        """The body, with hooks around it if there are any."""
-        hooks = self._hooks
+    async def _outcome(self, lease: Lease, began: float) -> Outcome:
+        """Decode, then run the body, with hooks around it if there are any."""
+        try:
+            args, kwargs = await self._decode(lease.claimed)
+        except StreaqError as e:
+            if self._observed:
+                self._announce(lease, (), {}, start=False)
+            return Failed(e, "undecodable")
         if not self._observed:
             return await self._invoke(lease, args, kwargs)
         attempt = self._announce(lease, args, kwargs, start=True)
+        hooks = self._hooks
         if not hooks.around_attempt:
             return await self._invoke(lease, args, kwargs)
         with hooks.around(hooks.around_attempt, attempt):
             outcome = await self._invoke(lease, args, kwargs)
             attempt.mark.end = self._ending(attempt, outcome, began)
         return outcome
+
+    async def _decode(self, claimed: Claimed) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        args, kwargs = await self._codec.load_call(claimed.fn, claimed.args)
+        if claimed.input:
+            args = await self._codec.load_input(claimed.input)
+        return args, kwargs
 
     async def _invoke(self, lease: Lease, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome:
         function, claimed = lease.function, lease.claimed
@@ -164,7 +171,7 @@ class Attempts:
             TaskContext(function.name, claimed.task_id, task.timeout, claimed.try_number, task.ttl)
         )
         policy = function.policy
-        scope = anyio.CancelScope()
+        scope = self._new_scope()
         error: BaseException | None = None
         value, succeeded = None, False
         lease.scope = scope
