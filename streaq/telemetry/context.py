@@ -8,14 +8,13 @@ same for the standard library.
 from __future__ import annotations
 
 import logging
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from typing import Any
 
 from structlog.contextvars import bind_contextvars, reset_contextvars
 
 from streaq.hooks import Attempt
 from streaq.telemetry.names_logs import CONTEXT_FIELDS
-from streaq.telemetry.propagation import ids
 
 
 def _variables() -> tuple[ContextVar[Any], ...]:
@@ -28,30 +27,22 @@ def _variables() -> tuple[ContextVar[Any], ...]:
 _TASK, _TASK_ID, _QUEUE, _PRIORITY, _TRY, _WORKER_ID, _TRACE_ID, _SPAN_ID = _variables()
 _ALL = (_TASK, _TASK_ID, _QUEUE, _PRIORITY, _TRY, _WORKER_ID, _TRACE_ID, _SPAN_ID)
 
-Tokens = tuple[Token[Any], ...]
 
+def bind(e: Attempt) -> None:
+    """Bind this attempt's fields in the current context.
 
-def bind(e: Attempt) -> Tokens:
-    """Bind this attempt's fields in the current context; hand the answer to ``unbind``."""
-    tokens = (
-        _TASK.set(e.task),
-        _TASK_ID.set(e.task_id),
-        _QUEUE.set(e.queue),
-        _PRIORITY.set(e.priority),
-        _TRY.set(e.try_number),
-        _WORKER_ID.set(e.worker_id),
-    )
+    Every attempt runs in a context of its own, with which they go, so they are never unbound.
+    """
+    _TASK.set(e.task)
+    _TASK_ID.set(e.task_id)
+    _QUEUE.set(e.queue)
+    _PRIORITY.set(e.priority)
+    _TRY.set(e.try_number)
+    _WORKER_ID.set(e.worker_id)
     trace = e.mark.trace
-    if not trace:
-        return tokens
-    trace_id, span_id = ids(trace)
-    return (*tokens, _TRACE_ID.set(trace_id), _SPAN_ID.set(span_id))
-
-
-def unbind(tokens: Tokens) -> None:
-    """Put back what was bound before."""
-    for token in tokens:
-        token.var.reset(token)
+    if trace:
+        _TRACE_ID.set(trace[3:35])
+        _SPAN_ID.set(trace[36:52])
 
 
 def current_fields() -> dict[str, Any]:

@@ -100,7 +100,9 @@ class LogsHook(Hook):
         self._write: dict[int, Callable[..., Any]] = {
             level: getattr(log, method) for level, method in _METHODS.items()
         }
-        self._enabled: Callable[[int], bool] = getattr(log, "isEnabledFor", lambda _: True)
+        # Asked for every task: past structlog's wrapper, straight from the standard library.
+        target = logging.getLogger(LOGGER) if logger is None else log
+        self._enabled: Callable[[int], bool] = getattr(target, "isEnabledFor", lambda _: True)
 
     # ----------------------------------------------------------------------------- tasks
 

@@ -39,12 +39,24 @@ _REDIS_SUM = len(REDIS_BUCKETS) + 1
 class Row:
     """Where the numbers of one task name at one priority are."""
 
-    __slots__ = ("_labels", "_places", "_store", "running", "started", "to_end", "wait")
+    __slots__ = (
+        "_labels",
+        "_places",
+        "_store",
+        "durations",
+        "finished",
+        "running",
+        "started",
+        "to_end",
+        "wait",
+    )
 
     def __init__(self, store: Store, queue: str, task: str, priority: str) -> None:
         self._store = store
         self._labels = (queue, task, priority)
-        self._places: dict[object, int] = {}
+        self._places: dict[str, dict[str, int]] = {}
+        self.durations = self._places[names.TASK_DURATION.name] = dict[str, int]()
+        self.finished = self._places[names.TASKS_FINISHED.name] = dict[str, int]()
         self.started = store.allocate(names.TASKS_STARTED, self._labels)
         self.running = store.allocate(names.TASKS_RUNNING, self._labels)
         self.wait = store.allocate(names.TASK_QUEUE_WAIT, self._labels)
@@ -52,11 +64,11 @@ class Row:
 
     def place(self, metric: Metric, value: str = "") -> int:
         """Index of the first number of ``metric``; ``value`` is its last label, if it has more."""
-        key = (metric.name, value)
-        found = self._places.get(key)
+        places = self._places.setdefault(metric.name, {})
+        found = places.get(value)
         if found is None:
             labels = (*self._labels, value) if value else self._labels
-            found = self._places[key] = self._store.allocate(metric, labels)
+            found = places[value] = self._store.allocate(metric, labels)
         return found
 
 
@@ -91,7 +103,7 @@ class Capped:
 def first_due_ms(e: Attempt) -> int:
     """When the task could first have run, as far as that is known."""
     first = e.first_due_ms or (e.created_ms if e.kind == "retry" else e.due_ms)
-    return max(first, e.created_ms)
+    return max(e.created_ms, first)
 
 
 class MetricsHook(Hook):
@@ -167,14 +179,18 @@ class MetricsHook(Hook):
         """Count an attempt, and observe how long it waited."""
         row = self._rows.get((e.task, e.priority)) or self._row(e.task, e.priority)
         started = e.started_ms
-        waited = started - max(e.due_ms, e.created_ms)
+        since = e.due_ms
+        since = max(since, e.created_ms)
+        waited = (started - since) / 1000 if started > since else 0.0
         cells = self._cells
         cells[row.started] += 1
         cells[row.running] += 1
-        if not self._running:
+        cells[row.wait + bisect_left(TASK_BUCKETS, waited)] += 1
+        cells[row.wait + _TASK_SUM] += waited
+        running = self._running
+        if not running:
             cells[self._oldest] = started / 1000
-        self._running[e.mark] = (row, started)
-        self._observe(row.wait, waited / 1000 if waited > 0 else 0.0)
+        running[e.mark] = (row, started)
 
     def _ended(self, e: Ending, status: str) -> Row:
         """Count the end of an attempt; answers its row."""
@@ -185,29 +201,38 @@ class MetricsHook(Hook):
         row, started = held
         cells = self._cells
         cells[row.running] -= 1
-        if cells[self._oldest] >= started / 1000:
+        if started / 1000 <= cells[self._oldest]:
             first = next(iter(self._running.values()), None)
             cells[self._oldest] = first[1] / 1000 if first else 0.0
-        place = row.place(names.TASK_DURATION, status)
-        bucket = self._observe(place, e.duration_s)
-        trace = a.mark.trace
-        if trace and trace[-1] in "13579bdf":
-            self._store.note(names.TASK_DURATION, place, bucket, trace[3:35], e.duration_s)
-            wait = a.wait_ms / 1000
-            bucket = bisect_left(TASK_BUCKETS, wait)
-            self._store.note(names.TASK_QUEUE_WAIT, row.wait, bucket, trace[3:35], wait)
+        place = row.durations.get(status) or row.place(names.TASK_DURATION, status)
+        duration = e.duration_s
+        bucket = bisect_left(TASK_BUCKETS, duration)
+        cells[place + bucket] += 1
+        cells[place + _TASK_SUM] += duration
+        if a.mark.trace:
+            self._note(names.TASK_DURATION, place, duration, a)
+            self._note(names.TASK_QUEUE_WAIT, row.wait, a.wait_ms / 1000, a)
         return row
 
     def _done(self, e: Ending, row: Row, status: str) -> None:
         """Count the end of a task, and observe the time since it could first have run."""
-        self._add(row, names.TASKS_FINISHED, status)
+        cells = self._cells
+        cells[row.finished.get(status) or row.place(names.TASKS_FINISHED, status)] += 1
         a = e.attempt
         if a.started_ms:
-            seconds = max(0, e.finished_ms - first_due_ms(a)) / 1000
-            bucket = self._observe(row.to_end, seconds)
-            trace = a.mark.trace
-            if trace and trace[-1] in "13579bdf":
-                self._store.note(names.TASK_END_TO_END, row.to_end, bucket, trace[3:35], seconds)
+            since = first_due_ms(a)
+            seconds = (e.finished_ms - since) / 1000 if e.finished_ms > since else 0.0
+            cells[row.to_end + bisect_left(TASK_BUCKETS, seconds)] += 1
+            cells[row.to_end + _TASK_SUM] += seconds
+            if a.mark.trace:
+                self._note(names.TASK_END_TO_END, row.to_end, seconds, a)
+
+    def _note(self, metric: Metric, place: int, seconds: float, e: Attempt) -> None:
+        """Keep the attempt's trace as an exemplar, if it is sampled."""
+        trace = e.mark.trace
+        if int(trace[-2:], 16) & 1:
+            bucket = bisect_left(TASK_BUCKETS, seconds)
+            self._store.note(metric, place, bucket, trace[3:35], seconds)
 
     def on_finish(self, e: Ending) -> None:
         """Count a task that succeeded; one that was skipped has no attempt."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from types import TracebackType
 
 from streaq.hooks import Attempt, Hook
-from streaq.telemetry import context
+from streaq.telemetry.context import bind
 from streaq.telemetry.logs import LogsHook
 from streaq.telemetry.tracing import OpenSpan, TracingHook
 
@@ -21,37 +21,36 @@ class ScopeHook(Hook):
     """
 
     def __init__(self, tracing: TracingHook | None, logs: LogsHook | None) -> None:
-        self._tracing = tracing
-        self._logs = logs
+        self.tracing = tracing
+        self.logs = logs
 
     def around_attempt(self, e: Attempt) -> AttemptScope:
         """Entered in the coroutine that runs the body, so that the body sees what is set here."""
-        return AttemptScope(e, self._tracing, self._logs)
+        return AttemptScope(self, e)
 
 
 class AttemptScope:
     """The surroundings of one attempt; use it as a context manager."""
 
-    __slots__ = ("_e", "_logs", "_span", "_tokens", "_tracing")
+    __slots__ = ("_e", "_hook", "_span")
 
-    def __init__(self, e: Attempt, tracing: TracingHook | None, logs: LogsHook | None) -> None:
+    def __init__(self, hook: ScopeHook, e: Attempt) -> None:
+        self._hook = hook
         self._e = e
-        self._tracing = tracing
-        self._logs = logs
         self._span: OpenSpan | None = None
-        self._tokens: context.Tokens = ()
 
     def __enter__(self) -> None:
         """Span first: the log fields tell its ids."""
-        try:
-            if self._tracing is not None:
-                self._span = self._tracing.open_attempt(self._e)
-            if self._logs is not None:
-                self._tokens = context.bind(self._e)
-                self._logs.started(self._e)
-        except Exception:
-            self._leave()
-            raise
+        hook = self._hook
+        if hook.tracing is not None:
+            self._span = hook.tracing.open_attempt(self._e)
+        if hook.logs is not None:
+            try:
+                bind(self._e)
+                hook.logs.started(self._e)
+            except Exception:
+                self.__exit__(None, None, None)
+                raise
 
     def __exit__(
         self,
@@ -59,10 +58,6 @@ class AttemptScope:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """The reverse; how the attempt ended is in ``mark.end``."""
-        self._leave()
-
-    def _leave(self) -> None:
-        context.unbind(self._tokens)
+        """How the attempt ended is in ``mark.end``."""
         if self._span is not None:
             self._span.close(self._e.mark.end)

@@ -13,7 +13,7 @@ Example::
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -61,7 +61,8 @@ class Captured:
         """
         found = [span for span in self.spans if span.name == name]
         names = ", ".join(span.name for span in self.spans) or "none"
-        assert len(found) == 1, f"{len(found)} spans are called {name!r}; seen: {names}"
+        if len(found) != 1:
+            raise AssertionError(f"{len(found)} spans are called {name!r}; seen: {names}")
         return found[0]
 
     def metric(self, name: str, **labels: str) -> float:
@@ -93,7 +94,8 @@ class Captured:
             if entry["event"] == event and fields.items() <= entry.items()
         ]
         events = ", ".join(entry["event"] for entry in self.logs) or "none"
-        assert len(found) == 1, f"{len(found)} lines are {event!r}; seen: {events}"
+        if len(found) != 1:
+            raise AssertionError(f"{len(found)} lines are {event!r}; seen: {events}")
         return found[0]
 
     def clear(self) -> None:
@@ -103,7 +105,7 @@ class Captured:
 
 
 @contextmanager
-def capture_telemetry(telemetry: Telemetry | None = None) -> Iterator[Captured]:
+def capture_telemetry(telemetry: Telemetry | None = None) -> Generator[Captured]:
     """Capture what workers tell; all spans have been exported when it ends.
 
     :param telemetry: settings to start from.
