@@ -23,9 +23,7 @@ from tools.dashboards.links import UIDS
 DASHBOARDS = dashboards()
 SERIES: dict[str, Metric] = {series: metric for metric in METRICS for series in metric.series}
 COUNTED = {
-    series
-    for series, metric in SERIES.items()
-    if metric.type == "counter" or metric.type == "histogram"
+    series for series, metric in SERIES.items() if metric.type in {"counter", "histogram"}
 } | {promql.PROCESS_CPU}
 VARIABLES = ["datasource", "job", "instance", "queue", "priority", "task"]
 RATE, RANGE = "$__rate_interval", "$__range"
@@ -118,10 +116,13 @@ def test_it_has_the_variables(name: str) -> None:
         assert model["type"] == "query"
         assert model["label"] == variable.capitalize()
         assert model["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
-        assert model["multi"] and model["includeAll"] and model["allValue"] == ".+"
+        assert model["multi"]
+        assert model["includeAll"]
+        assert model["allValue"] == ".+"
         assert model["refresh"] == 2, "new values appear when the time range changes"
         wanted = re.fullmatch(r"label_values\((.+), (\w+)\)", model["query"]["query"])
-        assert wanted and wanted[2] == variable
+        assert wanted
+        assert wanted[2] == variable
         for use in uses(parse(wanted[1])):
             for series in use.name.split("|"):
                 assert {variable, "job", "instance"} & {*SERIES[series].labels, "job", "instance"}
@@ -162,18 +163,22 @@ def test_the_front_page_shows_at_most_eight_panels_before_the_fold() -> None:
 def test_it_leads_to_the_others_and_to_the_traces(name: str) -> None:
     links = DASHBOARDS[name]["links"]
     assert [link["type"] for link in links] == ["dashboards", "link"]
-    assert links[0]["includeVars"] and links[0]["keepTime"]
-    assert links[1]["url"].startswith("/explore?") and "${traces}" in links[1]["url"]
+    assert links[0]["includeVars"]
+    assert links[0]["keepTime"]
+    assert links[1]["url"].startswith("/explore?")
+    assert "${traces}" in links[1]["url"]
 
 
 def test_links_inside_panels_name_dashboards_that_exist() -> None:
     targets = set(re.findall(r"/d/([\w-]+)", str(DASHBOARDS)))
-    assert targets and targets <= set(UIDS.values())
+    assert targets
+    assert targets <= set(UIDS.values())
 
 
 @each_panel
 def test_it_says_what_it_shows_and_what_to_do(panel: dict[str, Any]) -> None:
-    assert panel["title"] and panel["title"][0].isupper()
+    assert panel["title"]
+    assert panel["title"][0].isupper()
     assert len(panel["description"]) > 60, "say what to do when it looks wrong"
     assert panel["description"].rstrip().endswith(".")
 
@@ -199,7 +204,8 @@ def test_it_has_a_unit(panel: dict[str, Any]) -> None:
         ]
         renamed = panel["transformations"][1]["options"]["renameByName"]
         columns = [title for field, title in renamed.items() if field.startswith("Value")]
-        assert units == columns and len(columns) == len(panel["targets"])
+        assert units == columns
+        assert len(columns) == len(panel["targets"])
 
 
 @each_panel

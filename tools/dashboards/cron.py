@@ -171,7 +171,7 @@ def _lateness() -> list[Panel]:
             "Firings",
             "Tasks put into the queue by schedules, a second. A gap is time without a worker: "
             "compare with Missed.",
-            [Query(promql.rate(TASKS_ENQUEUED, (TASK,), **{KIND: "cron"}), "{{task}}")],
+            [Query(promql.rate(TASKS_ENQUEUED, (TASK,), where={KIND: "cron"}), "{{task}}")],
             "ops",
             width=8,
             links=[TRACES],

@@ -287,7 +287,7 @@ def _capacity() -> list[Panel]:
 def _outcomes() -> list[Panel]:
     started = promql.rate(TASKS_STARTED, (QUEUE,))
     finished = promql.rate(TASKS_FINISHED, (QUEUE,))
-    failed = promql.rate(TASKS_FINISHED, (QUEUE,), **{STATUS: "failed"})
+    failed = promql.rate(TASKS_FINISHED, (QUEUE,), where={STATUS: "failed"})
     retried = promql.rate(TASKS_RETRIED, (QUEUE,))
     return [
         graph(
@@ -348,7 +348,7 @@ def _percentiles(metric: promql.Metric) -> list[Query]:
 def _good(function: str, by: tuple[str, ...]) -> str:
     fast = promql.within(TASK_QUEUE_WAIT, theme.WAIT_OBJECTIVE_S)
     count = promql.rate if function == "rate" else promql.increase
-    return count(TASK_QUEUE_WAIT, by, "bucket", **fast)
+    return count(TASK_QUEUE_WAIT, by, "bucket", where=fast)
 
 
 def _all(function: str, by: tuple[str, ...]) -> str:

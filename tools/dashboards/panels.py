@@ -176,7 +176,7 @@ def bars(
     no_value: str = "None",
 ) -> Panel:
     """One horizontal bar per series, for "which are the worst"."""
-    options = {
+    options: Json = {
         "displayMode": "basic",
         "legend": {"calcs": [], "displayMode": "list", "placement": "bottom", "showLegend": False},
         "maxVizHeight": 36,

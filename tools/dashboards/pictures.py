@@ -68,7 +68,8 @@ def draw(dashboard: Json, prometheus: Prometheus, window: Window, picture: Path)
     page = web_tools.WORKSHOP / f"{picture.stem}.html"
     data = json.dumps(job).replace("</", "<\\/")
     page.write_text(
-        "<!doctype html><meta charset=utf-8><style>body { margin: 0 }</style><link rel=stylesheet href=main.css>"
+        "<!doctype html><meta charset=utf-8><style>body { margin: 0 }</style>"
+        "<link rel=stylesheet href=main.css>"
         f"<div id=root></div><script>window.job = {data}</script><script src=main.js></script>",
         encoding="utf-8",
     )

@@ -7,12 +7,15 @@ Every selector carries the dashboard's variables for the labels its metric has. 
 
 from __future__ import annotations
 
-from prometheus_client.utils import floatToGoString
+from collections.abc import Mapping
+
+from prometheus_client.utils import floatToGoString  # pyright: ignore[reportUnknownVariableType]
 
 from streaq.telemetry.names import PRIORITY, QUEUE, TASK, Metric
 
 VARIABLES = (QUEUE, PRIORITY, TASK)
 """Labels with a dashboard variable of the same name."""
+NOWHERE: Mapping[str, str] = {}
 RATE = "$__rate_interval"
 RANGE = "$__range"
 TARGET = 'job=~"$job", instance=~"$instance"'
@@ -24,25 +27,31 @@ OTHERS = (UP, PROCESS_CPU, PROCESS_MEMORY)
 """Metrics that are not streaq's own: Prometheus and its client library give them."""
 
 
-def select(metric: Metric, part: str = "", *, free: tuple[str, ...] = (), **matchers: str) -> str:
+def select(
+    metric: Metric,
+    part: str = "",
+    *,
+    free: tuple[str, ...] = (),
+    where: Mapping[str, str] = NOWHERE,
+) -> str:
     """A selector of ``metric``, filtered by the variables, but for the labels in ``free``.
 
-    ``part`` is ``bucket``, ``sum`` or ``count`` for a histogram. A matcher's value may start
-    with ``~`` for a regular expression.
+    ``part`` is ``bucket``, ``sum`` or ``count`` for a histogram; ``where`` gives further labels
+    the one value that they must have.
     """
     series = f"{metric.name}_{part}" if part else metric.name
     if series not in metric.series:
         raise ValueError(f"{series} is not a series of {metric.name}")
     labels = (*metric.labels, "le") if part == "bucket" else metric.labels
-    unknown = set(matchers) - set(labels)
+    unknown = set(where) - set(labels)
     if unknown:
         raise ValueError(f"{metric.name} has no label {', '.join(sorted(unknown))}")
     filters = [TARGET]
     filters += [
         f'{label}=~"${label}"' for label in VARIABLES if label in labels and label not in free
     ]
-    for label, value in matchers.items():
-        filters.append(f'{label}=~"{value[1:]}"' if value.startswith("~") else f'{label}="{value}"')
+    for label, value in where.items():
+        filters.append(f'{label}="{value}"')
     return f"{series}{{{', '.join(filters)}}}"
 
 
@@ -52,10 +61,10 @@ def rate(
     part: str = "",
     *,
     free: tuple[str, ...] = (),
-    **matchers: str,
+    where: Mapping[str, str] = NOWHERE,
 ) -> str:
     """Events a second, summed by the labels ``by``."""
-    return _summed(metric, f"rate({select(metric, part, free=free, **matchers)}[{RATE}])", by)
+    return _summed(metric, f"rate({select(metric, part, free=free, where=where)}[{RATE}])", by)
 
 
 def increase(
@@ -64,10 +73,10 @@ def increase(
     part: str = "",
     *,
     free: tuple[str, ...] = (),
-    **matchers: str,
+    where: Mapping[str, str] = NOWHERE,
 ) -> str:
     """Events over the time range that the dashboard shows, summed by the labels ``by``."""
-    return _summed(metric, f"increase({select(metric, part, free=free, **matchers)}[{RANGE}])", by)
+    return _summed(metric, f"increase({select(metric, part, free=free, where=where)}[{RANGE}])", by)
 
 
 def events(
@@ -76,7 +85,7 @@ def events(
     window: str = RATE,
     *,
     free: tuple[str, ...] = (),
-    **matchers: str,
+    where: Mapping[str, str] = NOWHERE,
 ) -> str:
     """Number of rare events in ``window``, the very first one included.
 
@@ -86,7 +95,7 @@ def events(
     """
     if metric.scope == "queue":
         raise ValueError(f"{metric.name} is counted in Redis: use gained()")
-    series = select(metric, free=free, **matchers)
+    series = select(metric, free=free, where=where)
     born = f"{series} unless {series} offset {window}"
     scraped = f"and on (job, instance) ({UP}{{{TARGET}}} offset {window} == 1)"
     grown = f"increase({series}[{window}]) > 0"
@@ -110,10 +119,10 @@ def quantile(
     by: tuple[str, ...] = (),
     *,
     free: tuple[str, ...] = (),
-    **matchers: str,
+    where: Mapping[str, str] = NOWHERE,
 ) -> str:
     """The quantile ``q`` of a histogram, by the labels ``by``."""
-    buckets = rate(metric, ("le", *by), "bucket", free=free, **matchers)
+    buckets = rate(metric, ("le", *by), "bucket", free=free, where=where)
     return f"histogram_quantile({q}, {buckets})"
 
 
@@ -125,10 +134,14 @@ def within(metric: Metric, bound_s: float) -> dict[str, str]:
 
 
 def gauge(
-    metric: Metric, by: tuple[str, ...], *, free: tuple[str, ...] = (), **matchers: str
+    metric: Metric,
+    by: tuple[str, ...],
+    *,
+    free: tuple[str, ...] = (),
+    where: Mapping[str, str] = NOWHERE,
 ) -> str:
     """The gauge joined by the labels ``by``; what is read from Redis is joined once, then added."""
-    series = select(metric, free=free, **matchers)
+    series = select(metric, free=free, where=where)
     if metric.scope == "process":
         return join(metric.merge, by, series)
     whole = join(metric.merge, metric.labels, series)

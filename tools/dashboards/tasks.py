@@ -29,7 +29,7 @@ from tools.dashboards.theme import Json
 PER = (QUEUE, TASK)
 STARTED = promql.rate(TASKS_STARTED, PER)
 FINISHED = promql.rate(TASKS_FINISHED, PER)
-FAILED = promql.rate(TASKS_FINISHED, PER, **{STATUS: "failed"})
+FAILED = promql.rate(TASKS_FINISHED, PER, where={STATUS: "failed"})
 RETRIED = promql.rate(TASKS_RETRIED, PER)
 TRACES = traces_of(queue="${__field.labels.queue}", task="${__field.labels.task}")
 NONE = "None in this time range"
@@ -215,7 +215,7 @@ def _trouble() -> list[Panel]:
         graph(
             "Aborted by task",
             "Tasks that someone aborted. When nobody did, look in the logs for task.aborted.",
-            [Query(promql.events(TASKS_FINISHED, (TASK,), **{STATUS: "aborted"}), "{{task}}")],
+            [Query(promql.events(TASKS_FINISHED, (TASK,), where={STATUS: "aborted"}), "{{task}}")],
             "short",
             bars=True,
             stacked=True,

@@ -28,10 +28,10 @@ def workshop() -> Path:
     return WORKSHOP
 
 
-def run(command: list[str]) -> str:
+def run(command: list[str], given: str = "") -> str:
     """Run a command in the workshop and return what it printed; raises with it when it fails."""
     done = subprocess.run(
-        command, cwd=WORKSHOP, capture_output=True, text=True, check=False, timeout=400
+        command, cwd=WORKSHOP, input=given, capture_output=True, text=True, check=False, timeout=400
     )
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout}\n{done.stderr}")
