@@ -102,7 +102,9 @@ class Request(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """What came of it. ``short``: the queue had less than was wanted."""
+    """What came of it. ``short``: the queue had less than was wanted; ``more``: there may be more
+    to reclaim.
+    """
 
     now_ms: int
     codes: list[int]
@@ -111,6 +113,7 @@ class Reply(NamedTuple):
     reserved: list[Reserved]
     changes: list[Change]
     short: bool
+    more: bool
 
 
 class Exchange:
@@ -161,19 +164,22 @@ def parse_reply(raw: list[Any]) -> Reply:
         [Reserved(r[0].decode(), r[1], r[2].decode()) for r in raw[4]],
         parse_changes(raw[5]) if raw[5] else [],
         raw[6] == 1,
+        raw[7] == 1,
     )
 
 
+PLAIN_FIELDS = 8
 _NOTHING_MORE = (b"", b"", b"", b"", b"", b"", b"")
 
 
 def _claimed(r: list[Any], now: int) -> Claimed:
-    more = r[8] if len(r) > 8 else _NOTHING_MORE
-    head, kind, value, links, trace, lost, log = more
+    plain, more = r[:PLAIN_FIELDS], r[PLAIN_FIELDS:]
+    head, kind, value, links, trace, lost, log = more[0] if more else _NOTHING_MORE
+    task_id, message_id, priority, tries, fn, args, made, due = plain
     return Claimed(
-        r[0].decode(), r[1], r[2].decode(), int(r[3]), r[4].decode(), r[5], head, int(r[6]),
-        int(float(r[7])), kind.decode() or "immediate", value, links.decode(), trace.decode(),
-        lost.decode(), log.decode(), now,
+        task_id.decode(), message_id, priority.decode(), int(tries), fn.decode(), args, head,
+        int(made), int(float(due)), kind.decode() or "immediate", value, links.decode(),
+        trace.decode(), lost.decode(), log.decode(), now,
     )  # fmt: skip
 
 

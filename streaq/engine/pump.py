@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import anyio
@@ -22,7 +22,7 @@ from streaq.engine.ledger import Ledger
 from streaq.engine.outcome import Cause
 from streaq.engine.wake import Wake
 from streaq.events import tell_changes, tell_refused
-from streaq.hooks import Dispatcher, RedisLink
+from streaq.hooks import Dispatcher, RedisLink, Slot
 
 if TYPE_CHECKING:
     from streaq.broker.link import Broker, Exchanger
@@ -107,7 +107,8 @@ class Pump:
 
     def register_again(self) -> None:
         """The server forgot the worker's functions: the next exchange would be refused anyway, so
-        have one, even if the worker is idle."""
+        have one, even if the worker is idle.
+        """
         self.reclaim_soon()
 
     def interrupted(self) -> None:
@@ -123,7 +124,8 @@ class Pump:
 
     def held(self) -> list[tuple[str, bytes, str, str, str]]:
         """Every message whose lease is ours: id, message, priority, try and lock. Safe to call
-        from the lease's thread."""
+        from the lease's thread.
+        """
         leases = [*list(self.running.values())]
         leases += [f.lease for f in [*list(self._finished), *self._sending] if f.settle]
         found = [
@@ -134,7 +136,7 @@ class Pump:
             )
             for lease in leases
         ]  # fmt: skip
-        return found + [(*reserved, "", "") for reserved in list(self._reserved)]
+        return found + [(r.task_id, r.message_id, r.priority, "", "") for r in list(self._reserved)]
 
     # ----------------------------------------------------------------------- the loop
 
@@ -151,9 +153,7 @@ class Pump:
                 await self._take(request, reply)
 
     def _done(self) -> bool:
-        if not self._draining or self.running or self._finished:
-            return False
-        return True
+        return self._draining and not (self.running or self._finished)
 
     def _next_request(self) -> Request | None:
         """What to ask for now; None when there is nothing to say."""
@@ -201,6 +201,7 @@ class Pump:
             tell_refused(self._hooks, queue, worker_id, reply.now_ms, refused)
         self._health.started(len(self.running))
         self._reserved.extend(reply.reserved)
+        self._reclaim = self._reclaim or reply.more
         if request.want or request.reserve:
             self._hungry = not reply.short
             if self._settings.burst and self._is_empty(reply):
@@ -273,7 +274,10 @@ class Pump:
         settings = self._settings
         try:
             await self._broker.register(
-                settings.worker_id, self._catalog.digest, settings.lease_ms, settings.priorities,
+                settings.worker_id,
+                self._catalog.digest,
+                settings.lease_ms,
+                settings.priorities,
                 self._catalog.options,
             )
         except (RedisError, OSError):
@@ -307,7 +311,7 @@ class Pump:
         self._hungry = self._reclaim = True
         self._tell_link(self._hooks.on_redis_restored, "", outage_s)
 
-    def _tell_link(self, slot: tuple[Callable[..., object], ...], error: str, outage: float) -> None:
+    def _tell_link(self, slot: Slot, error: str, outage: float) -> None:
         if slot:
             event = RedisLink(self._settings.queue, self._settings.worker_id, error, outage)
             self._hooks.emit(slot, event)

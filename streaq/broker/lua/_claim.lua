@@ -76,13 +76,25 @@ local function refuse(id, t, opts, status, reason, text)
   })
 end
 
+-- Whether a reserved message is still there to be started: a worker that was silent for a lease may
+-- have lost it, even to one that started the task. The message is ours for another lease then.
+local function still_ours(worker, pri, msg, t)
+  if t.who then
+    return false
+  end
+  local held = redis.pcall('XCLAIM', base .. 'stream:' .. pri, GROUP, worker, 0, msg, 'JUSTID')
+  return not held.err and #held > 0
+end
+
 -- Start (or refuse) the task behind a message that this worker holds.
-local function start(worker, registry, lease_ms, pri, msg, id)
+local function start(worker, registry, lease_ms, pri, msg, id, reserved)
   local key = base .. 'task:' .. id
   local t = hash(redis.call('HGETALL', key))
   if t.msg ~= msg then
     -- The task ended or moved on: the message is a leftover.
     drop(pri, msg)
+    return
+  elseif reserved and not still_ours(worker, pri, msg, t) then
     return
   end
   local lost = t.who or ''

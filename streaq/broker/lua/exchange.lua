@@ -10,7 +10,7 @@
 --   flags.
 -- Actions: `retry` (when: `+ms` from now, or the ms); `return` (its try refunded).
 -- Reply: now, a code per settle (ends first), started, refused, reserved, dependents' events,
---   1 when the queue had less than was wanted.
+--   1 when the queue had less than was wanted, 1 when more may be left to reclaim.
 -- Codes: 1 settled, 0 fenced, 2 settled before (the answer to it was lost).
 local worker, lease_ms = ARGV[1], tonumber(ARGV[3])
 local want, reserve = tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -70,10 +70,15 @@ local function give_back(id, t, trace)
 end
 
 -- A resent settle whose first copy did arrive finds the traces of itself.
-local function settled_before(id, try, action, raw)
+local function settled_before(id, msg, try, action, raw)
   if raw[1] or raw[2] then
     local tries = tonumber(raw[2] or 0)
-    return not raw[3] and tries == (action == 'return' and tonumber(try) - 1 or tonumber(try))
+    if raw[3] or action == 'end' then
+      return false
+    elseif action == 'retry' then
+      return raw[1] ~= msg and tries == tonumber(try)
+    end
+    return raw[1] == msg and tries == tonumber(try) - 1
   end
   local record = redis.call('GETRANGE', base .. 'result:' .. id, 0, 1023)
   local seen, who = string.match(record, '^' .. string.rep('[^\n]*\n', 9) .. '([^\n]*)\n([^\n]*)\n')
@@ -85,7 +90,7 @@ local function fence(id, msg, try, action, raw)
   if raw[1] == msg and raw[2] == try and raw[3] == worker then
     return nil
   end
-  return ARGV[7] == '1' and settled_before(id, try, action, raw) and 2 or 0
+  return ARGV[7] == '1' and settled_before(id, msg, try, action, raw) and 2 or 0
 end
 
 -- running -> done
@@ -142,7 +147,7 @@ end
 
 for i = 0, starts - 1 do
   local id, msg, pri = unpack(ARGV, start_at + i * 3 + 1, start_at + i * 3 + 3)
-  start(worker, registry, lease_ms, pri, msg, id)
+  start(worker, registry, lease_ms, pri, msg, id, true)
 end
 
 local reserved = {}
@@ -164,26 +169,26 @@ local function take(pri, messages)
   end
 end
 
-if want > 0 and ARGV[6] == '1' then
-  for _, pri in ipairs(priorities) do
-    if want > 0 then
-      take(pri, reclaim(worker, base .. 'stream:' .. pri, lease_ms, want))
-    end
-  end
-end
-
-local short = 0
+local short, more = 0, 0
 if want + reserve > 0 then
+  short = 1
   for _, pri in ipairs(priorities) do
-    if want + reserve > 0 then
-      take(pri, read(worker, base .. 'stream:' .. pri, want + reserve))
+    local stream = base .. 'stream:' .. pri
+    if ARGV[6] == '1' then
+      local room = want
+      local found = room > 0 and reclaim(worker, stream, lease_ms, room) or {}
+      take(pri, found)
+      more = #found == room and 1 or more
     end
+    local room = want + reserve
+    local found = room > 0 and read(worker, stream, room) or {}
+    take(pri, found)
+    short = #found == room and 0 or short
   end
-  short = want + reserve > 0 and 1 or 0
 end
 
 flush()
 if returned then
   redis.call('PUBLISH', base .. 'control', 'returned')
 end
-return { int(now), codes, started, refused, reserved, events, short }
+return { int(now), codes, started, refused, reserved, events, short, more }
