@@ -276,7 +276,7 @@ class Bench:
         return [seen.state for seen in await self.broker.look(task_ids)]
 
     async def seen(self, task_id: str) -> Seen:
-        (seen,) = await self.broker.look([task_id], True)
+        (seen,) = await self.broker.look([task_id], arguments=True)
         return seen
 
     async def record(self, task_id: str) -> Record:

@@ -43,6 +43,9 @@ local function retry(id, t, when, text, value, trace)
   else
     due = tonumber(when)
   end
+  if t.stop then
+    due = now -- an abort came meanwhile: the next claim ends the task
+  end
   redis.call('HSET', key, 'log', remember(t, 'retried', text, trace), 'trace', trace,
     'kind', 'retry')
   if value ~= '' then
@@ -104,8 +107,9 @@ local function settle_end(id, msg, pri, try, keep, flags, record)
     if string.find(flags, 'u', 1, true) then
       unlock(raw[5], id)
     end
-    if string.find(flags, 'c', 1, true) then
-      redis.call('HSET', base .. 'cron:' .. raw[5], 'ok', int(now))
+    local cron = base .. 'cron:' .. raw[5]
+    if string.find(flags, 'c', 1, true) and redis.call('EXISTS', cron) == 1 then
+      redis.call('HSET', cron, 'ok', int(now))
     end
   end
   drop(pri, msg)
@@ -114,14 +118,15 @@ local function settle_end(id, msg, pri, try, keep, flags, record)
 end
 
 local function settle_other(id, msg, pri, try, action, value, text, when, trace, flags)
-  local raw = redis.call('HMGET', base .. 'task:' .. id, 'msg', 'try', 'who', 'fn', 'began', 'log')
+  local raw = redis.call('HMGET', base .. 'task:' .. id, 'msg', 'try', 'who', 'fn', 'began', 'log',
+    'stop')
   local code = fence(id, msg, try, action, raw)
   if code then
     return code
   end
   local t = {
     msg = msg, try = try, who = worker, fn = raw[4], pri = pri, began = raw[5],
-    log = raw[6] or nil,
+    log = raw[6] or nil, stop = raw[7],
   }
   if string.find(flags, 'u', 1, true) then
     unlock(t.fn, id)
