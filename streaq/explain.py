@@ -43,12 +43,7 @@ def explain(
     if history.state == "done":
         return _ended(history, now)
     if history.state == "running":
-        attempt = history.attempts[-1]
-        asked = "; it was asked to abort" if history.abort_asked else ""
-        return (
-            f"It runs: try {attempt.number} on worker {attempt.worker_id}, "
-            f"for {say_ms(now - attempt.began_ms)} now{asked}."
-        )
+        return _running(history, snapshot)
     if history.state == "blocked":
         return _blocked(dependencies)
     if history.state == "scheduled":
@@ -61,6 +56,20 @@ def _ended(history: TaskHistory, now_ms: int) -> str:
         history.outcome, f"in failure ({history.error})"
     )
     return f"It ended {say_ms(now_ms - history.finished_ms)} ago, {how}."
+
+
+def _running(history: TaskHistory, snapshot: QueueSnapshot) -> str:
+    attempt = history.attempts[-1]
+    if attempt.worker_id not in {w.get("id") for w in snapshot.workers}:
+        return (
+            f"It was started (try {attempt.number}), but its worker {attempt.worker_id} gives no "
+            f"sign of life; another takes it over when the lease has run out."
+        )
+    asked = "; it was asked to abort" if history.abort_asked else ""
+    return (
+        f"It runs: try {attempt.number} on worker {attempt.worker_id}, "
+        f"for {say_ms(snapshot.now_ms - attempt.began_ms)} now{asked}."
+    )
 
 
 def _blocked(dependencies: Sequence[Dependency]) -> str:

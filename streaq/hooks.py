@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 logger = logging.getLogger("streaq")
 
@@ -20,8 +20,6 @@ Kind: TypeAlias = Literal["immediate", "delayed", "cron", "dependent", "retry"]
 
 Status: TypeAlias = Literal["success", "failed", "aborted", "retried", "returned", "refused"]
 """How an attempt (or the refusal to start one) ended."""
-
-E = TypeVar("E")
 
 
 class Enqueue(NamedTuple):

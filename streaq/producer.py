@@ -15,8 +15,8 @@ from streaq.broker.errors import RedisError
 from streaq.engine.cron import Crontab
 from streaq.events import tell_changes
 from streaq.hooks import Dispatcher, Enqueue, Kind, Publish
-from streaq.types import StreaqError
 from streaq.registry import FIVE_MINUTES
+from streaq.types import StreaqError
 from streaq.utils import to_ms
 from streaq.wire import DEFAULT_KEEP_MS, FOREVER_MS, Codec, Envelope, Mode, encode_headers
 

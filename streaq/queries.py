@@ -78,7 +78,7 @@ class Queries:
 
     async def info(self, task_id: str) -> TaskInfo | None:
         """What is known of a task that has not ended."""
-        (seen,) = await self._broker.look([task_id], True)
+        (seen,) = await self._broker.look([task_id], arguments=True)
         return await self._info(seen) if seen.state not in ("", "done") else None
 
     async def abort(self, task_id: str, timeout_s: float | None) -> bool:
@@ -96,7 +96,7 @@ class Queries:
 
     async def history(self, task_id: str) -> TaskHistory | None:
         """The ledger of a task; None when it is not known."""
-        (seen,) = await self._broker.look([task_id], True)
+        (seen,) = await self._broker.look([task_id], arguments=True)
         if seen.state != "done":
             return history_of_live(seen) if seen.state else None
         # Once more and whole: a look has but the head of the record.
@@ -132,10 +132,8 @@ class Queries:
         if status is TaskStatus.DONE:
             records = await self._broker.fetch_results(ids)
             return [await self.read_result(raw) for raw in records if raw is not None]
-        seen = await self._broker.look(ids, True)
-        return [
-            await self._info(task) for task in seen if _STATUS[task.state] is status
-        ]
+        seen = await self._broker.look(ids, arguments=True)
+        return [await self._info(task) for task in seen if _STATUS[task.state] is status]
 
     async def _info(self, seen: Seen) -> TaskInfo:
         args: tuple[Any, ...] = ()

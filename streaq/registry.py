@@ -204,8 +204,8 @@ class Registry:
     def _register(self, fn: Callable[..., Any], name: str | None, options: dict[str, Any]) -> Any:
         fn_name = name or fn.__qualname__
         self._check(fn_name, options)
-        kind = AsyncRegisteredTask if is_async_task(fn) else SyncRegisteredTask
-        task: Any = kind(fn=fn, fn_name=fn_name, worker=cast("Worker[Any]", self), **options)
+        kind: Any = AsyncRegisteredTask if is_async_task(fn) else SyncRegisteredTask
+        task = kind(fn=fn, fn_name=fn_name, worker=cast("Worker[Any]", self), **options)
         self.registry[fn_name] = task
         return task
 

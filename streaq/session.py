@@ -1,4 +1,4 @@
-"""What a worker object holds between entering and leaving it: the broker, and the running engine."""
+"""What a worker object holds between entering and leaving: the broker, and the engine."""
 
 from __future__ import annotations
 

@@ -30,6 +30,7 @@ from streaq.types import (
 if TYPE_CHECKING:
     from streaq.worker import Worker
 
+
 def new_id() -> str:
     """128 random bits in hex: what a UUID would be, for a third of its cost."""
     return urandom(16).hex()

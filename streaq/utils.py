@@ -28,9 +28,7 @@ async def gather(a: Awaitable[T1], b: Awaitable[T2], /) -> tuple[T1, T2]: ...
 
 
 @overload
-async def gather(
-    a: Awaitable[T1], b: Awaitable[T2], c: Awaitable[T3], /
-) -> tuple[T1, T2, T3]: ...
+async def gather(a: Awaitable[T1], b: Awaitable[T2], c: Awaitable[T3], /) -> tuple[T1, T2, T3]: ...
 
 
 @overload
@@ -52,7 +50,7 @@ async def gather(*awaitables: Awaitable[Any]) -> tuple[Any, ...]:
     async def fill(i: int, awaitable: Awaitable[Any]) -> None:
         try:
             results[i] = await awaitable
-        except Exception as e:
+        except Exception as e:  # noqa: BLE001 - it is raised below
             failed.append(e)
             group.cancel_scope.cancel()
 

@@ -98,7 +98,8 @@ def make_record(
     value: bytes,
 ) -> bytes:
     """A result record, in the form that ``_finish.lua`` writes too: a line a field, the value
-    last. ``log`` is the ledger of earlier attempts as it came from Redis."""
+    last. ``log`` is the ledger of earlier attempts as it came from Redis.
+    """
     head = (
         f"1\n{status}\n{reason}\n{fn}\n{task_id}\n{created_ms}\n{enqueued_ms}\n{started_ms}\n"
         f"{finished_ms}\n{tries}\n{worker_id}\n{priority}\n{due_ms}\n{trace}\n{text}\n{log}\n"
@@ -115,10 +116,11 @@ def parse_record(raw: bytes) -> Record:
     if len(parts) != RECORD_LINES + 1 or parts[0] != b"1":
         raise StreaqError("This result was not written by a streaq this version can read.")
     head = [part.decode("utf-8", "replace") for part in parts[1:RECORD_LINES]]
-    times = [int(head[i] or 0) for i in (4, 5, 6, 7)]
+    status, reason, fn, task_id, made, queued, began, ended, tries, who, pri, due, trace = head[:13]
     return Record(
-        head[0], head[1], head[2], head[3], *times, int(head[8] or 0), head[9], head[10],
-        int(float(head[11] or 0)), head[12], head[13], json.loads(f"[{head[14]}]"), parts[-1],
+        status, reason, fn, task_id, int(made or 0), int(queued or 0), int(began or 0),
+        int(ended or 0), int(tries or 0), who, pri, int(float(due or 0)), trace, head[13],
+        json.loads(f"[{head[14]}]"), parts[-1],
     )  # fmt: skip
 
 
@@ -154,13 +156,11 @@ def decode_headers(raw: bytes) -> dict[str, str]:
     if not raw:
         return {}
     try:
-        found = json.loads(raw)
-    except ValueError:
+        found: Any = json.loads(raw)
+        pairs: list[tuple[str, Any]] = list(found.items())
+    except (ValueError, AttributeError):
         return {}
-    if not isinstance(found, dict):
-        return {}
-    pairs: Mapping[Any, Any] = found  # pyright: ignore[reportUnknownVariableType]
-    return {str(k): v for k, v in pairs.items() if isinstance(v, str)}
+    return {name: value for name, value in pairs if isinstance(value, str)}
 
 
 def one_line(error: BaseException, limit: int = 500) -> str:
@@ -275,5 +275,3 @@ class Codec:
         if raw[:1] == TUPLE:
             return tuple(value)
         return (value,)
-
-

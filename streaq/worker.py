@@ -98,7 +98,7 @@ class Worker(Registry, Generic[C]):
     def __init__(
         self,
         redis_url: str = "redis://localhost:6379",
-        redis_pool: ConnectionPool[Any] | None = None,
+        redis_pool: ConnectionPool | None = None,
         redis_kwargs: dict[str, Any] | None = None,
         concurrency: int = 16,
         sync_concurrency: int | None = None,
@@ -206,7 +206,7 @@ class Worker(Registry, Generic[C]):
         :raises StreaqError: while the worker does not run.
         """
         owner = self.included_in or self
-        return cast("C", owner._session.context())
+        return cast("C", owner._session.context())  # noqa: SLF001 - another Worker
 
     @property
     def redis(self) -> Any:

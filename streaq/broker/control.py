@@ -33,7 +33,8 @@ class Subscription:
 
     def add(self, channel: str, on_message: OnMessage, on_ready: Callable[[], None]) -> None:
         """Listen to a channel. ``on_ready`` is called whenever nothing published from then on can
-        be missed: after the first subscription, and after each reconnection."""
+        be missed: after the first subscription, and after each reconnection.
+        """
         name = channel.encode()
         self._channels[name] = on_message
         self._confirmed[name] = on_ready

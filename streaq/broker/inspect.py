@@ -93,9 +93,7 @@ def parse_snapshot(queue: str, raw: list[Any]) -> QueueSnapshot:
         int(raw[0]),
         sorted(
             (
-                PrioritySnapshot(
-                    p[0].decode(), p[1], p[2], p[3], p[4], int(p[5]) if p[5] else None
-                )
+                PrioritySnapshot(p[0].decode(), p[1], p[2], p[3], p[4], int(p[5]) if p[5] else None)
                 for p in raw[1]
             ),
             key=lambda p: p.priority,

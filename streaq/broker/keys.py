@@ -42,12 +42,15 @@ class Keys:
         self.control = f"{self.base}control"
 
     def stream(self, priority: str) -> str:
+        """Messages of one priority."""
         return f"{self.base}stream:{priority}"
 
     def task(self, task_id: str) -> str:
+        """A task that has not ended."""
         return f"{self.base}task:{task_id}"
 
     def result(self, task_id: str) -> str:
+        """The result of one that has."""
         return f"{self.base}result:{task_id}"
 
     def done(self, task_id: str) -> str:

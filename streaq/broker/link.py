@@ -129,7 +129,7 @@ class Broker:
         await self._client.aclose()
         await self.connector.close()
 
-    async def _here(self, fn: Callable[[Unpack[Ts]], Awaitable[T]], *args: Unpack[Ts]) -> T:
+    async def _here(self, fn: Callable[[Unpack[Ts]], Awaitable[T]], *args: *Ts) -> T:
         """Run on the loop that the client lives on."""
         if self._portal is None:
             return await fn(*args)
@@ -149,7 +149,7 @@ class Broker:
         """Stored result records."""
         return await self._here(self._results.fetch, task_ids)
 
-    async def look(self, task_ids: Sequence[str], arguments: bool = False) -> list[Seen]:
+    async def look(self, task_ids: Sequence[str], *, arguments: bool = False) -> list[Seen]:
         """What is known of these tasks."""
 
         async def look() -> list[Seen]:
@@ -195,7 +195,9 @@ class Broker:
     ) -> None:
         """Make a worker known, its functions and its streams."""
         flat = [part for pair in options.items() for part in pair]
-        await self._call("register", [digest, lease_ms, worker_id, len(priorities), *priorities, *flat])
+        await self._call(
+            "register", [digest, lease_ms, worker_id, len(priorities), *priorities, *flat]
+        )
 
     async def read(self, worker_id: str, priorities: Sequence[str]) -> list[Reserved]:
         """Block until a message arrives; reserve it. May return several, one a priority."""
@@ -252,20 +254,22 @@ class Broker:
         self, on_message: Callable[[bytes], None], on_ready: Callable[[], None]
     ) -> None:
         """Have control messages handed to ``on_message``, in the caller's thread; ``on_ready`` is
-        called whenever some may have been missed before."""
+        called whenever some may have been missed before.
+        """
         portal = self._portal
+        if portal is None:
+            self._subscription.add(self.keys.control, on_message, on_ready)
+            return
+        post = portal.post
 
         async def add() -> None:
-            if portal is None:
-                self._subscription.add(self.keys.control, on_message, on_ready)
-            else:
-                self._subscription.add(
-                    self.keys.control,
-                    lambda data: portal.post(on_message, data),
-                    lambda: portal.post(on_ready),
-                )
+            self._subscription.add(
+                self.keys.control,
+                lambda data: post(on_message, data),
+                lambda: post(on_ready),
+            )
 
-        await self._here(add)
+        await portal.call(add)
 
     async def unlisten(self) -> None:
         """Hear no more control messages."""
@@ -282,9 +286,7 @@ class Broker:
 class Exchanger:
     """Settle and claim from wherever the engine runs."""
 
-    def __init__(
-        self, here: Callable[..., Awaitable[Reply]], exchange: Exchange
-    ) -> None:
+    def __init__(self, here: Callable[..., Awaitable[Reply]], exchange: Exchange) -> None:
         self._here = here
         self._exchange = exchange
 
@@ -293,13 +295,14 @@ class Exchanger:
 
 
 def _reserved(raw: Any, streams: dict[str, str]) -> list[Reserved]:
+    """Read an XREADGROUP reply: (stream, [(message, {field: value})]) pairs, or nothing."""
     found: list[Reserved] = []
-    for stream, messages in raw.items() if isinstance(raw, dict) else raw or ():
-        for message_id, fields in messages:
-            pairs = dict(zip(fields[::2], fields[1::2], strict=True)) if isinstance(
-                fields, list
-            ) else fields
-            found.append(Reserved(pairs[b"id"].decode(), message_id, streams[stream.decode()]))
+    replies: list[tuple[bytes, Any]] = list(dict[bytes, Any](raw or {}).items())
+    for stream, messages in replies:
+        pairs: list[tuple[bytes, dict[bytes, bytes]]] = messages
+        for message_id, fields in pairs:
+            task_id = fields[b"id"].decode()
+            found.append(Reserved(task_id, message_id, streams[stream.decode()]))
     return found
 
 

@@ -19,6 +19,12 @@ from redis.sentinel import MasterNotFoundError
 _NOT_NOW: Final = re.compile(
     r"(?:^|\s-)(?:READONLY|UNBLOCKED|LOADING|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|NOREPLICAS|MISCONF|OOM)\s"
 )
+# Of redis-py's own errors about a Cluster, those that pass with time.
+_CLUSTER_NOT_NOW: Final = (
+    "Redis Cluster cannot be connected",
+    "All slots are not covered",
+    "startup_nodes could not agree",
+)
 
 # The first that fits the error, or what caused it, is told.
 _MEANINGS: Final[tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...]] = (
@@ -60,7 +66,7 @@ def is_connection_lost(exc: BaseException) -> bool:
     if isinstance(exc, errors.ResponseError):
         return isinstance(exc, errors.TryAgainError) or bool(_NOT_NOW.search(f"{exc} "))
     if isinstance(exc, errors.RedisClusterException):
-        return str(exc).startswith(("Redis Cluster cannot be connected", "All slots are not"))
+        return str(exc).startswith(_CLUSTER_NOT_NOW)
     # asyncio's own timeouts are TimeoutErrors without errno, and none of the server's business.
     return isinstance(exc, OSError) and not (isinstance(exc, TimeoutError) and exc.errno is None)
 

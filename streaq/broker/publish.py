@@ -105,7 +105,7 @@ class Publisher:
                 args += envelope.flat()
         try:
             now, words, changes = await self._scripts("publish", args)
-        except Exception as e:
+        except Exception as e:  # noqa: BLE001 - it is raised again where it is waited for
             for batch in batches:
                 if not batch.future.done():
                     batch.future.set_exception(e)
@@ -118,9 +118,7 @@ class Publisher:
         self._answer(batches, int(now), [w.decode() for w in words], parse_changes(changes))
 
     @staticmethod
-    def _answer(
-        batches: list[_Batch], now: int, words: list[str], changes: list[Change]
-    ) -> None:
+    def _answer(batches: list[_Batch], now: int, words: list[str], changes: list[Change]) -> None:
         at = 0
         for envelopes, future in batches:
             own = words[at : at + len(envelopes)]

@@ -86,7 +86,7 @@ class Results:
                 for task_id, record in zip(batch, records, strict=True):
                     if record is not None:
                         self._resolve(task_id, record)
-        except Exception as e:  # whatever it is, it is for those who wait
+        except Exception as e:  # noqa: BLE001 - whatever it is, it is for those who wait
             self._fail(e)
         finally:
             self._looker = None

@@ -14,7 +14,7 @@ from hashlib import sha1
 from importlib.resources import files
 from typing import Any, TypeAlias
 
-from hiredis import pack_command
+import hiredis
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 
@@ -23,6 +23,8 @@ from streaq.broker.keys import Keys
 from streaq.hooks import Dispatcher, RedisCall
 
 Arg: TypeAlias = str | bytes | int
+
+_pack: Any = getattr(hiredis, "pack_command")  # noqa: B009 - it is not typed
 
 
 @cache
@@ -81,7 +83,7 @@ class Scripts:
             return await self._client.execute_command(*command)
         connection = await pool.get_connection()
         try:
-            await connection.send_packed_command(pack_command(command), check_health=False)
+            await connection.send_packed_command(_pack(command), check_health=False)
             return await connection.read_response()
         finally:
             await pool.release(connection)

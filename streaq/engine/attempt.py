@@ -186,7 +186,7 @@ class Attempts:
                 succeeded = True
         except KeyboardInterrupt:
             raise
-        except BaseException as e:  # a task may raise what it likes, SystemExit included
+        except BaseException as e:  # noqa: BLE001 - a task may raise what it likes, SystemExit included
             error = e
         finally:
             lease.scope = None
@@ -201,9 +201,7 @@ class Attempts:
             return Failed(e)
 
     @staticmethod
-    def _cause(
-        lease: Lease, scope: anyio.CancelScope, error: BaseException | None
-    ) -> Cause | None:
+    def _cause(lease: Lease, scope: anyio.CancelScope, error: BaseException | None) -> Cause | None:
         if lease.cause is not None:
             return lease.cause
         if error is None:
@@ -242,9 +240,7 @@ class Attempts:
             status = "refused"
         result = outcome.value if isinstance(outcome, Succeeded) else None
         reason = _REASON.get(type(outcome)) or getattr(outcome, "reason", "")
-        return Ending(
-            attempt, status, reason, error, finished_ms, duration_s, retry_due_ms, result
-        )
+        return Ending(attempt, status, reason, error, finished_ms, duration_s, retry_due_ms, result)
 
     async def _settle(self, lease: Lease, outcome: Outcome, began: float) -> Settle | None:
         """The outcome as the exchange takes it."""

@@ -1,5 +1,6 @@
 """What this worker can run: its functions wrapped and measured once, and their options as the
-claim script reads them."""
+claim script reads them.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ import anyio.to_thread
 
 from streaq.engine.outcome import Policy
 from streaq.producer import keep_of
-from streaq.task import AsyncRegisteredTask, RegisteredTask, SyncRegisteredTask
+from streaq.task import AsyncRegisteredTask, RegisteredTask
 from streaq.types import Middleware, ReturnCoroutine
 from streaq.utils import to_ms, to_seconds
 
@@ -80,10 +81,8 @@ def _function(
 
 
 def _body(task: RegisteredTask, limiter: anyio.CapacityLimiter) -> ReturnCoroutine:
-    if isinstance(task, AsyncRegisteredTask):
-        return task.fn
-    assert isinstance(task, SyncRegisteredTask)
-    return in_thread(task.fn, limiter)
+    fn: Callable[..., Any] = getattr(task, "fn")  # noqa: B009 - each kind types it its own way
+    return fn if isinstance(task, AsyncRegisteredTask) else in_thread(fn, limiter)
 
 
 def in_thread(fn: Callable[..., Any], limiter: anyio.CapacityLimiter) -> ReturnCoroutine:

@@ -37,7 +37,7 @@ class Leases:
     :param held: what to renew; called from the thread.
     :param functions: names the worker can run, for its health record.
     :param tell: called from the thread with the ids of lost leases, the ids that are to stop, and
-        whether the server forgot the worker's functions.
+        1 when the server forgot the worker's functions (else 0).
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Leases:
         *,
         held: Callable[[], list[Held]],
         functions: Sequence[str],
-        tell: Callable[[list[str], list[str], bool], None],
+        tell: Callable[[list[str], list[str], int], None],
     ) -> None:
         self._connector = connector
         self._base = base
@@ -114,7 +114,7 @@ class Leases:
         _, lost, stop, gone = call_sync(client, self._base, "renew", args)
         if lost or stop or gone:
             names = [[task_id.decode() for task_id in ids] for ids in (lost, stop)]
-            self._tell(names[0], names[1], gone == 1)
+            self._tell(names[0], names[1], gone)
 
     def _loop_is_dead(self) -> bool:
         silent_s = self._health.silent_s

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from streaq.engine.attempt import Finished
     from streaq.hooks import Dispatcher, Slot
 
+
 class Ledger:
     """The counters of one worker: completed, failed, retried, aborted, relinquished, fenced."""
 
@@ -49,5 +50,3 @@ class Ledger:
 
     def _count(self, name: str) -> None:
         self._counters[name] = self._counters.get(name, 0) + 1
-
-

@@ -140,12 +140,19 @@ class Life:
     async def _register(self) -> None:
         settings = self._settings
         await self._broker.register(
-            settings.worker_id, self._catalog.digest, settings.lease_ms, settings.priorities,
-                self._catalog.options,
+            settings.worker_id,
+            self._catalog.digest,
+            settings.lease_ms,
+            settings.priorities,
+            self._catalog.options,
         )
 
     def _make_leases(self) -> Leases:
         soon = home_scheduler()
+
+        def tell(lost: list[str], stop: list[str], gone: int) -> None:
+            soon(self._on_leases, lost, stop, gone)
+
         return Leases(
             self._broker.connector,
             self._broker.keys.base,
@@ -154,7 +161,7 @@ class Life:
             self._health,
             held=self.pump.held,
             functions=sorted(self._catalog.functions),
-            tell=lambda lost, stop, gone: soon(self._on_leases, lost, stop, gone) and None,
+            tell=tell,
         )
 
     def _make_watchdog(self) -> Watchdog:
@@ -188,7 +195,8 @@ class Life:
         with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             async with anyio.create_task_group() as group:
                 async for signum in signals:
-                    logger.info("received %s: worker %s stops", signum.name, self._settings.worker_id)
+                    worker_id = self._settings.worker_id
+                    logger.info("received %s: worker %s stops", signum.name, worker_id)
                     self._reason = signum.name
                     self._health.stopping()
                     if self.pump.drain():
@@ -217,7 +225,7 @@ class Life:
         self._scheduler.wake.ring()
         self.pump.reclaim_soon()
 
-    def _on_leases(self, lost: list[str], stop: list[str], gone: bool) -> None:
+    def _on_leases(self, lost: list[str], stop: list[str], gone: int) -> None:
         for task_id in lost:
             self.pump.stop_task(task_id, Cause.LOST)
         for task_id in stop:

@@ -78,7 +78,7 @@ class Policy:
     """In which a naive datetime of ``StreaqRetry(schedule=...)`` is taken."""
 
 
-def classify(
+def classify(  # noqa: PLR0911 - one return per outcome
     error: BaseException | None, cause: Cause | None, policy: Policy, try_number: int
 ) -> Outcome:
     """What became of an attempt that did not return a value.

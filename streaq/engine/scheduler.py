@@ -1,5 +1,6 @@
 """Due tasks, repeating schedules and cron jobs. Sleeps until the next of them is due, or until a
-control message says that an earlier one was added."""
+control message says that an earlier one was added.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +65,8 @@ class Scheduler:
         self._codec = codec
         self._hooks = hooks
         self._settings = settings
-        self._jobs = [CronJob(task, Crontab.parse(task.crontab or "", settings.tz)) for task in crons]
+        tz = settings.tz
+        self._jobs = [CronJob(task, Crontab.parse(task.crontab or "", tz)) for task in crons]
         self.wake = Wake()
 
     async def run(self) -> None:
@@ -112,7 +114,8 @@ class Scheduler:
         self, now_ms: int, schedule_id: str, fn: str, due_ms: int, expression: str, tz: str
     ) -> None:
         """One firing of ``start(schedule="...")``: the one that is due, and none for those that
-        passed while nobody looked."""
+        passed while nobody looked.
+        """
         next_ms: int | None = None
         missed = 0
         try:
@@ -120,7 +123,7 @@ class Scheduler:
             next_ms = crontab.next_after(max(now_ms, due_ms))
             missed = crontab.count_between(due_ms, now_ms, COUNT_MISSED_UP_TO)
         except StreaqError as e:
-            logger.error("schedule %s is dropped: %s", schedule_id, e)
+            logger.error("schedule %s is dropped: %s", schedule_id, e)  # noqa: TRY400 - one line
         task_id = uuid5(NAMESPACE_URL, f"streaq:{schedule_id}:{due_ms}").hex
         made = await self._broker.fire(schedule_id, due_ms, next_ms, task_id)
         if made:
@@ -200,9 +203,7 @@ class Scheduler:
     ) -> None:
         if self._hooks.on_cron:
             lag_s = (now_ms - due_ms) / 1000 if due_ms else 0.0
-            event = Cron(
-                self._settings.queue, fn, task_id, due_ms, next_ms or 0, missed, lag_s
-            )
+            event = Cron(self._settings.queue, fn, task_id, due_ms, next_ms or 0, missed, lag_s)
             self._hooks.emit(self._hooks.on_cron, event)
 
 

@@ -7,7 +7,7 @@ it, since an attempt never raises and is always stopped by its own cancel scope.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 
@@ -21,7 +21,7 @@ Spawn: TypeAlias = Callable[[Lease], None]
 
 
 @asynccontextmanager
-async def open_spawner(run: Run) -> AsyncIterator[Spawn]:
+async def open_spawner(run: Run) -> AsyncGenerator[Spawn]:
     """What starts ``run(lease)`` beside the caller. On asyncio the lease keeps its task alive."""
     if current_backend() == "asyncio":
         create_task = asyncio.get_running_loop().create_task

@@ -25,10 +25,7 @@ MAX_INTERVAL_S = 0.5
 
 _LIBRARIES = tuple(
     {
-        *(
-            sysconfig.get_path(name)
-            for name in ("stdlib", "platstdlib", "purelib", "platlib")
-        ),
+        *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
         "<frozen",
     }
 )
@@ -87,9 +84,7 @@ class Watchdog:
         """Begin to watch. Call it in the thread that runs the event loop."""
         self._loop_thread = threading.get_ident()
         self.beat()
-        self._thread = threading.Thread(
-            target=self._watch, name="streaq-watchdog", daemon=True
-        )
+        self._thread = threading.Thread(target=self._watch, name="streaq-watchdog", daemon=True)
         self._thread.start()
 
     def beat(self) -> None:
@@ -122,15 +117,11 @@ class Watchdog:
         )
         self._emit(event)
 
-    def _culprits(
-        self, names: tuple[str, ...], frames: list[FrameType]
-    ) -> tuple[str, ...]:
+    def _culprits(self, names: tuple[str, ...], frames: list[FrameType]) -> tuple[str, ...]:
         if self._function_of is None:
             return ()
         codes = {frame.f_code for frame in frames}
-        return tuple(
-            name for name in names if code_of(self._function_of(name)) in codes
-        )
+        return tuple(name for name in names if code_of(self._function_of(name)) in codes)
 
 
 def stack_of(thread_id: int) -> list[FrameType]:
@@ -152,9 +143,7 @@ def describe(frames: list[FrameType]) -> str:
     task = frames[: ours[0]] if ours else frames
     if not task:
         return _line(inner)
-    own = next(
-        (f for f in task if not f.f_code.co_filename.startswith(_LIBRARIES)), task[-1]
-    )
+    own = next((f for f in task if not f.f_code.co_filename.startswith(_LIBRARIES)), task[-1])
     return _line(own) if own is inner else f"{_line(own)}, inside {_line(inner)}"
 
 

@@ -39,13 +39,18 @@ def fleet(server: Server, tmp_path: Path) -> Iterator[Fleet]:
     crew.abandon()
 
 
+async def until_alive(fleet: Fleet, count: int) -> None:
+    """Wait until so many workers are known, no more and no fewer."""
+    workers = f"streaq:{{{fleet.queue}}}:workers"
+    with anyio.fail_after(30):
+        while fleet.client().zcard(workers) != count:
+            await anyio.sleep(LEASE_S / 4)
+
+
 async def settle_down(fleet: Fleet) -> None:
     """Stop the last workers once all of them are up and the dead ones are forgotten, and look at
     what is left."""
-    alive = f"streaq:{{{fleet.queue}}}:workers"
-    with anyio.fail_after(30):
-        while fleet.client().zcard(alive) != len(fleet.processes):
-            await anyio.sleep(LEASE_S / 4)
+    await until_alive(fleet, len(fleet.processes))
     fleet.close()
     assert leftovers(fleet) == []
     assert stray_keys(fleet) == []

@@ -16,7 +16,7 @@ import pytest
 from streaq import StreaqError
 from streaq.task import Task
 from tests.kill.harness import Fleet, results_of
-from tests.kill.test_kill import settle_down
+from tests.kill.test_kill import settle_down, until_alive
 from tests.servers import Server, kinds
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]
@@ -71,6 +71,7 @@ async def test_redis_is_killed_and_restarted(server: Server, fleet: Fleet) -> No
 
         for _ in range(2):
             fleet.start()
+        await until_alive(fleet, 2)
         async with anyio.create_task_group() as group:
             group.start_soon(wait_early)
             group.start_soon(produce)
