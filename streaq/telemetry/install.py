@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from streaq.telemetry.config import Telemetry
 from streaq.types import StreaqError
-from streaq.worker import Worker
+
+if TYPE_CHECKING:
+    from streaq.worker import Worker
 
 
 def install(worker: Worker[Any], telemetry: Telemetry | None = None) -> None:
