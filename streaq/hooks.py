@@ -151,13 +151,12 @@ class Due(NamedTuple):
 
 
 class Cron(NamedTuple):
-    """A schedule seen by this worker: registered (``fired_ms`` 0) or fired just now."""
+    """A schedule seen by this worker: registered (``fired_ms`` 0), or fired for that moment."""
 
     queue: str
     task: str
     task_id: str
     fired_ms: int
-    """The firing it stands for, or 0."""
     next_ms: int
     """The next firing, or 0 when there is none."""
     missed: int
@@ -190,7 +189,7 @@ class RedisCall(NamedTuple):
 
 
 class RedisLink(NamedTuple):
-    """Redis lost or restored. ``outage_s`` is 0 when lost."""
+    """Redis lost (``outage_s`` is 0) or restored."""
 
     queue: str
     worker_id: str

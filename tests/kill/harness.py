@@ -124,7 +124,9 @@ def leftovers(fleet: Fleet) -> list[str]:
     for raw in client.scan_iter(match=f"{base}stream:*", count=1000):
         if length := client.xlen(raw):
             found.append(f"{raw.decode()} holds {length} messages")
-        for consumer in client.xinfo_consumers(raw, "workers"):
-            if consumer["name"] != b"-":
-                found.append(f"{raw.decode()} has consumer {consumer['name']!r}")
+        found += [
+            f"{raw.decode()} has consumer {consumer['name']!r}"
+            for consumer in client.xinfo_consumers(raw, "workers")
+            if consumer["name"] != b"-"
+        ]
     return found

@@ -59,7 +59,7 @@ async def settle_down(fleet: Fleet) -> None:
 async def test_random_kills(fleet: Fleet) -> None:
     seed = int(os.environ.get("STREAQ_SEED", time.time_ns() % 1_000_000))
     print(f"STREAQ_SEED={seed}")
-    rng = random.Random(seed)  # noqa: S311
+    rng = random.Random(seed)
     async with fleet.producer as worker:
         tasks = await enqueue(worker, ["plain", "flaky", "double", "fails"], 4000)
         chains = [

@@ -53,7 +53,7 @@ async def insist(task: Task[Any, Any]) -> None:
 async def test_redis_is_killed_and_restarted(server: Server, fleet: Fleet) -> None:
     seed = int(os.environ.get("STREAQ_SEED", time.time_ns() % 1_000_000))
     print(f"STREAQ_SEED={seed}")
-    rng = random.Random(seed)  # noqa: S311
+    rng = random.Random(seed)
     async with fleet.producer as worker:
         names = ["plain", "flaky", "double", "fails"]
         tasks = [worker.enqueue_unsafe(names[i % 4], i) for i in range(2000)]
