@@ -28,6 +28,7 @@ from streaq.types import StreaqError
         errors.SlotNotCoveredError('Slot "1" is not covered by the cluster.'),
         errors.RedisClusterException("Redis Cluster cannot be connected. Please provide ..."),
         errors.RedisClusterException("All slots are not covered after query all startup_nodes."),
+        errors.RedisClusterException("startup_nodes could not agree on a valid slots cache: ..."),
         errors.OutOfMemoryError("command not allowed when used memory > 'maxmemory'."),
         errors.ResponseError("UNBLOCKED force unblock from blocking operation, instance state ..."),
         errors.ResponseError("MISCONF Redis is configured to save RDB snapshots, but it's ..."),
