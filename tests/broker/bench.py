@@ -348,9 +348,10 @@ class Bench:
 
     async def becomes_due(self, task_id: str, at: int = 1) -> None:
         """As if the moment of a scheduled task (or a repeating schedule) had come."""
-        priority = (await self.fields(task_id)).get("pri")
-        zset = f"due:{priority}" if priority else "schedules"
-        if priority:
+        fields = await self.fields(task_id)
+        zset = "schedules"
+        if fields.get("state") == "scheduled":
+            zset = f"due:{fields['pri']}"
             await self.raw("HSET", f"{self.base}task:{task_id}", "due", at)
         changed = await self.raw("ZADD", self.base + zset, "XX", "CH", at, task_id)
         assert changed == 1, f"{task_id} is not scheduled"
