@@ -7,6 +7,7 @@ be warned of; every other line must pass, in the strict mode of both checkers.
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -31,6 +32,11 @@ def run(*command: str) -> str:
     ran = subprocess.run(
         [sys.executable, "-m", *command],
         cwd=FILES,
+        # basedpyright asks the first python of PATH where packages are.
+        env={
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        },
         capture_output=True,
         text=True,
         check=False,
@@ -41,9 +47,7 @@ def run(*command: str) -> str:
 
 
 def basedpyright() -> Said:
-    report: dict[str, Any] = json.loads(
-        run("basedpyright", "--outputjson", "--pythonpath", sys.executable, "-p", str(FILES))
-    )
+    report: dict[str, Any] = json.loads(run("basedpyright", "--outputjson", "-p", str(FILES)))
     assert report["summary"]["filesAnalyzed"] == len(NAMES)
     said: Said = defaultdict(dict)
     for found in report["generalDiagnostics"]:
@@ -89,3 +93,13 @@ def test_wrong_lines_fail(name: str, said: Said) -> None:
     assert marked(name)
     passed = sorted(marked(name) - said[name].keys())
     assert not passed, f"{name}: no error in lines {passed}"
+
+
+def test_no_public_name_has_an_unknown_type() -> None:
+    pytest.importorskip("basedpyright", reason="the checkers come with the lint group")
+    found = run("basedpyright", "--outputjson", "--verifytypes", "streaq", "--ignoreexternal")
+    report: dict[str, Any] = json.loads(found)["typeCompleteness"]
+    counts: dict[str, int] = report["exportedSymbolCounts"]
+    unknown = [s["name"] for s in report["symbols"] if s["isExported"] and not s["isTypeKnown"]]
+    assert counts["withKnownType"] > 500  # it did find the package
+    assert counts["withUnknownType"] == 0, unknown
