@@ -1,0 +1,53 @@
+"""``streaq exporter`` and ``streaq dashboards``: what monitoring needs beside the workers."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from streaq.cli.load import load_worker
+from streaq.cli.options import MetricsHost, WorkerPath
+from streaq.cli.words import plural, screen
+
+
+def exporter(
+    path: WorkerPath,
+    *,
+    metrics_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="0 takes a free port and tells which.")
+    ] = 9101,
+    metrics_host: MetricsHost = "127.0.0.1",
+) -> None:
+    """Serve the metrics of a queue alone, without working on it.
+
+    For depths and ages when no worker lives, or for one place to scrape them from.
+    """
+    from streaq.telemetry.serve import serve_queue_only
+
+    stop = {signal.SIGINT, signal.SIGTERM}
+    # Blocked before any thread is started, so that all of them leave the signals to us.
+    signal.pthread_sigmask(signal.SIG_BLOCK, stop)
+    server = serve_queue_only(load_worker(path), host=metrics_host, port=metrics_port)
+    try:
+        screen().print(f"serving http://{metrics_host}:{server.port}/metrics", markup=False)
+        signal.sigwait(stop)
+    finally:
+        server.close()
+
+
+def export(
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", show_default=False, help="Where to; made if need be.")
+    ],
+) -> None:
+    """Write the Grafana dashboards into a directory."""
+    from streaq import dashboards
+
+    paths = dashboards.export(directory)
+    out = screen()
+    for path in paths:
+        out.print(str(path), markup=False, soft_wrap=True)
+    out.print(f"[dim]{plural(len(paths), 'dashboard')}[/]")
