@@ -46,6 +46,11 @@ else
   redis.call('ZREM', base .. 'crons', fn)
   redis.call('PEXPIRE', key, week)
 end
--- Jobs that nobody fires any more.
-redis.call('ZREMRANGEBYSCORE', base .. 'crons', '-inf', now - week)
+-- Jobs that nobody fires any more; in the end the list itself.
+local crons = base .. 'crons'
+redis.call('ZREMRANGEBYSCORE', crons, '-inf', now - week)
+local latest = redis.call('ZRANGE', crons, -1, -1, 'WITHSCORES')[2]
+if latest then
+  redis.call('PEXPIRE', crons, math.max(0, tonumber(latest) - now) + week)
+end
 return { int(now), made, last, redis.call('HGET', key, 'missed') or '0' }
