@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from datetime import datetime, tzinfo
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,8 @@ from streaq.wire import Codec, Record, error_without_value, parse_record
 if TYPE_CHECKING:
     from streaq.broker.inspect import Seen
     from streaq.broker.link import Aborted, Broker
+
+logger = logging.getLogger("streaq")
 
 _STATUS = {
     "": TaskStatus.NOT_FOUND,
@@ -131,15 +134,33 @@ class Queries:
         ids = await self._broker.list_ids(status.value, limit, priorities)
         if status is TaskStatus.DONE:
             records = await self._broker.fetch_results(ids)
-            return [await self.read_result(raw) for raw in records if raw is not None]
+            return [await self._listed_result(raw) for raw in records if raw is not None]
         seen = await self._broker.look(ids, arguments=True)
-        return [await self._info(task) for task in seen if _STATUS[task.state] is status]
+        return [await self._listed_info(task) for task in seen if _STATUS[task.state] is status]
+
+    # One task that can't be read must not hide the others of a list.
+
+    async def _listed_result(self, raw: bytes) -> TaskResult[Any]:
+        try:
+            return await self.read_result(raw)
+        except StreaqError as e:
+            return _result(parse_record(raw), success=False, value=e)
+
+    async def _listed_info(self, seen: Seen) -> TaskInfo:
+        try:
+            return await self._info(seen)
+        except StreaqError as e:
+            logger.warning("task %s is listed without its arguments: %s", seen.task_id, e)
+            return self._info_with(seen, (), {})
 
     async def _info(self, seen: Seen) -> TaskInfo:
         args: tuple[Any, ...] = ()
         kwargs: dict[str, Any] = {}
         if raw := seen.fields.get("args"):
             args, kwargs = await self._codec.load_call(seen.text("fn"), raw)
+        return self._info_with(seen, args, kwargs)
+
+    def _info_with(self, seen: Seen, args: tuple[Any, ...], kwargs: dict[str, Any]) -> TaskInfo:
         scheduled = None
         if seen.scheduled_ms is not None:
             scheduled = datetime.fromtimestamp(seen.scheduled_ms / 1000, tz=self._tz)

@@ -94,10 +94,24 @@ def in_thread(fn: Callable[..., Any], limiter: anyio.CapacityLimiter) -> ReturnC
 
     @wraps(fn)
     async def run(*args: Any, **kwargs: Any) -> Any:
-        call = partial(fn, *args, **kwargs)
-        return await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=limiter)
+        call = partial(_call, fn, args, kwargs)
+        value, error = await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=limiter)
+        if error is not None:
+            raise error
+        return value
 
     return run
+
+
+def _call(
+    fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Any, BaseException | None]:
+    """What ``fn`` returns, or those errors that a future can't carry out of its thread: whoever
+    waits for it would wait for ever."""
+    try:
+        return fn(*args, **kwargs), None
+    except (StopIteration, GeneratorExit) as e:
+        return None, e
 
 
 def _options(task: RegisteredTask) -> str:
