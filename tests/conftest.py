@@ -123,13 +123,12 @@ def no_key_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
 
 def unexpected_keys(client: redis.Redis, queue: str, allowed: tuple[str, ...]) -> list[str]:
     """Keys of queues that begin with this name, without a TTL, and not allowed to stay."""
-    left: list[str] = []
-    for raw in client.scan_iter(f"{_prefix(queue)}*", count=1000):
-        key = raw.decode()
-        own = key.partition("}:")[2]
-        if client.ttl(key) == -1 and not own.startswith(allowed):
-            left.append(key)
-    return sorted(left)
+    keys = list(client.scan_iter(f"{_prefix(queue)}*", count=1000))
+    pipeline = client.pipeline(transaction=False)
+    for key in keys:
+        pipeline.ttl(key)
+    names = [key.decode() for key, ttl in zip(keys, pipeline.execute(), strict=True) if ttl == -1]
+    return sorted(name for name in names if not name.partition("}:")[2].startswith(allowed))
 
 
 def _prefix(queue: str) -> str:

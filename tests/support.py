@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
@@ -31,3 +31,10 @@ async def running(*workers: Worker[Any]) -> AsyncIterator[None]:
             await group.start(worker.run_async)
         yield
         group.cancel_scope.cancel()
+
+
+async def until(true: Callable[[], bool], timeout_s: float = 5) -> None:
+    """Wait for what no event tells, such as the state of the server seen from outside."""
+    with anyio.fail_after(timeout_s):
+        while not true():
+            await anyio.sleep(0.002)
