@@ -1,0 +1,131 @@
+"""Stores: what is counted is what is read, in private and in shared memory."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from streaq.telemetry import names, shared
+from streaq.telemetry.cells import HEALTH_CELLS, LocalStore, Store, width_of
+from streaq.telemetry.shared import STORE_VARIABLE, SharedStore
+
+LABELS = ("shop", "charge", "normal")
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+
+
+@pytest.fixture(params=["local", "shared"])
+def store(request: pytest.FixtureRequest) -> Iterator[Store]:
+    if request.param == "local":
+        yield LocalStore()
+        return
+    made = SharedStore.create()
+    yield made
+    made.close()
+
+
+def test_a_series_starts_at_nought_and_is_read_as_counted(store: Store) -> None:
+    place = store.allocate(names.TASKS_STARTED, LABELS)
+    store.cells[place] += 1
+    store.cells[place] += 1
+    [block] = store.blocks()
+    assert (block.metric, block.labels, block.values) == (names.TASKS_STARTED, LABELS, (2.0,))
+
+
+def test_series_do_not_touch_each_other(store: Store) -> None:
+    places = [store.allocate(names.TASK_QUEUE_WAIT, ("q", f"t{i}", "p")) for i in range(50)]
+    width = width_of(names.TASK_QUEUE_WAIT)
+    for i, place in enumerate(places):
+        for cell in range(width):
+            store.cells[place + cell] = i * 100 + cell
+    for i, block in enumerate(store.blocks()):
+        assert block.values == tuple(float(i * 100 + cell) for cell in range(width))
+
+
+def test_the_cells_of_health_belong_to_no_series(store: Store) -> None:
+    assert store.allocate(names.TASKS_STARTED, LABELS) >= HEALTH_CELLS
+    assert list(store.cells[:HEALTH_CELLS]) == [0.0] * HEALTH_CELLS
+
+
+def test_exemplars_are_kept_by_bucket_and_the_first_of_a_second_stays(store: Store) -> None:
+    place = store.allocate(names.TASK_DURATION, (*LABELS, "success"))
+    store.note(names.TASK_DURATION, place, 3, TRACE, 0.02)
+    store.note(names.TASK_DURATION, place, 3, "f" * 32, 0.03)
+    store.note(names.TASK_DURATION, place, 19, "e" * 32, 5000.0)
+    [block] = store.blocks()
+    assert {b: (e.trace_id, e.value) for b, e in block.exemplars.items()} == {
+        3: (TRACE, 0.02),
+        19: ("e" * 32, 5000.0),
+    }
+
+
+def test_exemplars_do_not_disturb_the_numbers_next_to_them(store: Store) -> None:
+    first = store.allocate(names.TASK_DURATION, (*LABELS, "success"))
+    second = store.allocate(names.TASKS_STARTED, LABELS)
+    for bucket in range(len(names.TASK_BUCKETS) + 1):
+        store.note(names.TASK_DURATION, first, bucket, TRACE, 1.0)
+    store.cells[second] += 1
+    assert [sum(block.values) for block in store.blocks()] == [0.0, 1.0]
+
+
+def test_what_a_killed_child_counted_is_still_there() -> None:
+    store = SharedStore.create()
+    script = (
+        "import os, signal\n"
+        "from streaq.telemetry.shared import inherited_store\n"
+        "from streaq.telemetry import names\n"
+        "s = inherited_store()\n"
+        "place = s.allocate(names.TASKS_STARTED, ('shop', 'charge', 'normal'))\n"
+        "s.cells[place] += 41\n"
+        "s.cells[place] += 1\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, STORE_VARIABLE: f"{store.fd}:{os.getpid()}"},
+        pass_fds=(store.fd,),
+        check=False,
+    )
+    assert ran.returncode == -9
+    [block] = store.blocks()
+    assert (block.labels, block.values) == (LABELS, (42.0,))
+    store.close()
+
+
+def test_a_shared_store_has_no_name_on_any_disk() -> None:
+    store = SharedStore.create()
+    target = Path(f"/proc/self/fd/{store.fd}").readlink()
+    assert "memfd" in str(target) or "deleted" in str(target)
+    store.close()
+
+
+def test_a_store_is_not_taken_over_by_grandchildren(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = SharedStore.create()
+    monkeypatch.setenv(STORE_VARIABLE, f"{store.fd}:{os.getpid()}")  # we are not our own child
+    shared.inherited_store.cache_clear()
+    assert shared.inherited_store() is None
+    shared.inherited_store.cache_clear()
+    store.close()
+
+
+def test_a_full_store_loses_counts_but_never_a_task() -> None:
+    store = SharedStore.create()
+    started = store.allocate(names.TASKS_STARTED, LABELS)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        for i in range(60_000):
+            store.allocate(names.TASKS_STARTED, ("shop", f"{'long' * 20}-{i}", "normal"))
+    assert [str(w.message) for w in seen] == [
+        "streaq has no room for more metric series; lower Telemetry(max_task_names=...)"
+    ]
+    wasted = store.allocate(names.TASK_QUEUE_WAIT, LABELS)
+    store.cells[wasted + 5] += 1
+    store.note(names.TASK_QUEUE_WAIT, wasted, 5, TRACE, 0.1)
+    store.cells[started] += 1
+    assert next(store.blocks()).values == (1.0,)
+    store.close()

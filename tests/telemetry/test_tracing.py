@@ -1,0 +1,353 @@
+"""Spans from hand-made events: names, kinds, attributes, status. Every edge end to end is in
+``test_trace_edges``."""
+
+from __future__ import annotations
+
+import timeit
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.trace import NoOpTracerProvider, SpanKind, StatusCode
+
+from streaq.hooks import Attempt, Dispatcher, Ending, Enqueue, Publish
+from streaq.telemetry import names
+from streaq.telemetry.propagation import LINK_HEADER, Rules, parse, traceparent
+from streaq.telemetry.scope import ScopeHook
+from streaq.telemetry.tracing import Tracing, TracingHook
+from streaq.types import StreaqCancelled, StreaqRetry
+from tests.telemetry.events import attempt, ending, enqueue, raised
+
+KNOWN = {attribute.name for attribute in names.ATTRIBUTES}
+SPAN_ATTRIBUTES = {span.name.split()[0]: set(span.attributes) for span in names.SPANS}
+
+
+def is_unsampled(text: str) -> bool:
+    context = parse(text)
+    return context is not None and not context.trace_flags.sampled
+
+
+class Bench:
+    """The tracing hooks over an in-memory exporter."""
+
+    def __init__(self, rules: Rules | None = None, sampler: Any = None, **options: Any) -> None:
+        self.exporter = InMemorySpanExporter()
+        self.provider = TracerProvider(sampler=sampler)
+        self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
+        self.tracer = self.provider.get_tracer("test")
+        self.hook = TracingHook(
+            Tracing(self.provider),
+            rules or Rules(),
+            queue="shop",
+            client_id="w1",
+            server_address=("redis.test", 6379),
+            **options,
+        )
+        self.dispatcher = Dispatcher([self.hook, ScopeHook(self.hook, None)])
+
+    def publish(self, *tasks: Enqueue) -> None:
+        dispatcher = self.dispatcher
+        with dispatcher.around(dispatcher.around_publish, Publish("shop", "w1", tasks)):
+            for task in tasks:
+                dispatcher.emit(dispatcher.on_enqueue, task)
+
+    def run(self, a: Attempt, *, body: Any = None, **end: Any) -> Ending:
+        dispatcher = self.dispatcher
+        with dispatcher.around(dispatcher.around_attempt, a):
+            if body is not None:
+                body()
+            a.mark.end = ending(a, **end)
+        assert a.mark.end is not None
+        return a.mark.end
+
+    @property
+    def spans(self) -> Sequence[ReadableSpan]:
+        spans = self.exporter.get_finished_spans()
+        for span in spans:
+            if span.kind is not SpanKind.INTERNAL:
+                assert set(span.attributes or {}) <= SPAN_ATTRIBUTES[span.name.split()[0]]
+        return spans
+
+    def only(self) -> ReadableSpan:
+        [span] = self.spans
+        return span
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def test_one_task_sent(bench: Bench) -> None:
+    task = enqueue()
+    bench.publish(task)
+    span = bench.only()
+    assert (span.name, span.kind, span.parent) == ("send charge", SpanKind.PRODUCER, None)
+    assert dict(span.attributes or {}) == {
+        "messaging.system": "streaq",
+        "messaging.operation.name": "send",
+        "messaging.operation.type": "send",
+        "messaging.destination.name": "shop",
+        "messaging.client.id": "w1",
+        "messaging.message.id": "id-1",
+        "server.address": "redis.test",
+        "server.port": 6379,
+        "streaq.task.name": "charge",
+        "streaq.task.priority": "normal",
+        "streaq.task.kind": "immediate",
+    }
+    assert span.status.status_code is StatusCode.UNSET
+    context = span.context
+    assert context is not None
+    assert task.headers == {"traceparent": traceparent(context)}
+
+
+def test_a_send_is_a_child_of_the_callers_span(bench: Bench) -> None:
+    with bench.tracer.start_as_current_span("request") as request:
+        bench.publish(enqueue())
+    [send, _] = bench.spans
+    assert send.parent is not None
+    assert send.parent.span_id == request.get_span_context().span_id
+
+
+def test_a_batch_is_one_span_with_its_count(bench: Bench) -> None:
+    tasks = [enqueue(task_id=str(i)) for i in range(3)]
+    bench.publish(*tasks)
+    span = bench.only()
+    assert span.name == "send charge"
+    assert span.attributes is not None
+    assert span.attributes["messaging.batch.message_count"] == 3
+    assert "messaging.message.id" not in span.attributes
+    assert len({task.headers["traceparent"] for task in tasks}) == 1
+
+
+def test_a_batch_of_several_names_is_called_after_the_queue(bench: Bench) -> None:
+    bench.publish(enqueue("a"), enqueue("b"))
+    assert bench.only().name == "send shop"
+
+
+def test_create_spans_are_opt_in() -> None:
+    bench = Bench(create_spans=True)
+    tasks = [enqueue(task_id=str(i)) for i in range(2)]
+    bench.publish(*tasks)
+    first, second, send = bench.spans
+    assert [s.name for s in bench.spans] == ["create charge", "create charge", "send charge"]
+    for span, task in ((first, tasks[0]), (second, tasks[1])):
+        assert span.parent is not None
+        assert send.context is not None
+        assert span.context is not None
+        assert span.parent.span_id == send.context.span_id
+        assert span.attributes is not None
+        assert span.attributes["messaging.message.id"] == task.task_id
+        assert f"{span.context.span_id:016x}" in task.headers["traceparent"]
+
+
+def test_a_single_task_has_no_create_span() -> None:
+    bench = Bench(create_spans=True)
+    bench.publish(enqueue())
+    assert bench.only().name == "send charge"
+
+
+def test_a_big_batch_and_a_long_delay_ask_for_links() -> None:
+    bench = Bench(Rules(link_batches_over=2))
+    small, big = [enqueue(), enqueue()], [enqueue() for _ in range(3)]
+    late = enqueue(delay_ms=61_000)
+    bench.publish(*small)
+    bench.publish(*big)
+    bench.publish(late)
+    assert all(LINK_HEADER not in task.headers for task in small)
+    assert all(task.headers[LINK_HEADER] == "batch" for task in big)
+    assert late.headers[LINK_HEADER] == "delay"
+
+
+def test_an_enqueue_that_fails_is_an_error(bench: Bench) -> None:
+    dispatcher = bench.dispatcher
+    with (
+        pytest.raises(ConnectionError),
+        dispatcher.around(dispatcher.around_publish, Publish("shop", "w1", [enqueue()])),
+    ):
+        raise ConnectionError("no route")
+    span = bench.only()
+    assert span.status.status_code is StatusCode.ERROR
+    assert span.attributes is not None
+    assert span.attributes["error.type"] == "ConnectionError"
+    assert not trace.get_current_span().get_span_context().is_valid
+
+
+def test_an_attempt(bench: Bench) -> None:
+    a = attempt(started_ms=1_000_250)
+    bench.run(a)
+    span = bench.only()
+    assert (span.name, span.kind) == ("process charge", SpanKind.CONSUMER)
+    assert dict(span.attributes or {}) == {
+        "messaging.system": "streaq",
+        "messaging.operation.name": "process",
+        "messaging.operation.type": "process",
+        "messaging.destination.name": "shop",
+        "messaging.client.id": "w1",
+        "messaging.consumer.group.name": "workers",
+        "messaging.message.id": "id-1",
+        "server.address": "redis.test",
+        "server.port": 6379,
+        "streaq.task.name": "charge",
+        "streaq.task.priority": "normal",
+        "streaq.task.kind": "immediate",
+        "streaq.task.try": 1,
+        "streaq.task.max_tries": 3,
+        "streaq.task.queue_wait_ms": 250,
+        "streaq.task.outcome": "success",
+        "streaq.task.reason": "ok",
+    }
+    assert span.status.status_code is StatusCode.UNSET
+    assert span.context is not None
+    assert a.mark.trace == traceparent(span.context)
+
+
+def test_a_socket_has_no_port_and_no_limit_no_attribute() -> None:
+    bench = Bench()
+    hook = TracingHook(
+        Tracing(bench.provider), Rules(), queue="q", client_id="w", server_address=("/run/s", 0)
+    )
+    bench.dispatcher = Dispatcher([hook, ScopeHook(hook, None)])
+    bench.run(attempt(max_tries=None))
+    attributes = bench.only().attributes or {}
+    assert attributes["server.address"] == "/run/s"
+    assert not {"server.port", "streaq.task.max_tries"} & set(attributes)
+
+
+def test_the_body_runs_inside_the_span_and_its_baggage(bench: Bench) -> None:
+    seen: list[Any] = []
+    a = attempt(headers={"baggage": "tenant=acme"})
+
+    def body() -> None:
+        from opentelemetry import baggage
+
+        with bench.tracer.start_as_current_span("query"):
+            seen.append(baggage.get_baggage("tenant"))
+
+    bench.run(a, body=body)
+    query, process = bench.spans
+    assert seen == ["acme"]
+    assert query.parent is not None
+    assert process.context is not None
+    assert query.parent.span_id == process.context.span_id
+    assert not trace.get_current_span().get_span_context().is_valid, "and it is left again"
+
+
+def test_failure_for_good_is_an_error_with_its_exception(bench: Bench) -> None:
+    bench.run(attempt(), status="failed", reason="error", error=raised(KeyError("sku")))
+    span = bench.only()
+    assert span.status.status_code is StatusCode.ERROR
+    assert span.attributes is not None
+    assert span.attributes["error.type"] == "KeyError"
+    [event] = span.events
+    assert event.attributes is not None
+    assert event.attributes["exception.type"] == "KeyError"
+    assert "local-secret" not in str(event.attributes["exception.stacktrace"])
+
+
+def test_a_retry_is_no_error_but_carries_the_exception(bench: Bench) -> None:
+    bench.run(attempt(), status="retried", reason="asked", error=StreaqRetry("later"))
+    span = bench.only()
+    assert span.status.status_code is StatusCode.UNSET
+    assert [event.name for event in span.events] == ["exception"]
+    assert span.attributes is not None
+    assert "error.type" not in span.attributes
+    assert span.attributes["streaq.task.outcome"] == "retried"
+
+
+def test_an_abort_is_no_error(bench: Bench) -> None:
+    bench.run(attempt(), status="aborted", reason="user", error=StreaqCancelled("stop"))
+    span = bench.only()
+    assert span.status.status_code is StatusCode.UNSET
+    assert span.attributes is not None
+    assert span.attributes["error.type"] == "StreaqCancelled"
+
+
+@pytest.mark.parametrize("reason", names.REFUSALS)
+def test_a_refusal_is_a_span_of_no_length(bench: Bench, reason: str) -> None:
+    a = attempt(started_ms=0, try_number=0)
+    bench.hook.on_refuse(ending(a, "refused", reason, ValueError("no")))
+    span = bench.only()
+    assert (span.name, span.kind) == ("process charge", SpanKind.CONSUMER)
+    assert span.start_time == span.end_time
+    assert span.status.status_code is StatusCode.ERROR
+    assert span.attributes is not None
+    assert span.attributes["error.type"] == reason
+    assert span.attributes["streaq.task.reason"] == reason
+    assert a.mark.trace != ""
+
+
+def test_an_abort_before_the_start_has_a_span_and_a_later_one_no_second(bench: Bench) -> None:
+    bench.hook.on_abort(ending(attempt(started_ms=0), "aborted", "user"))
+    assert bench.only().attributes["streaq.task.outcome"] == "aborted"  # type: ignore[index]
+    bench.exporter.clear()
+    bench.run(attempt(), status="aborted", reason="user")
+    bench.hook.on_abort(ending(attempt(), "aborted", "user"))
+    assert len(bench.spans) == 1
+
+
+def test_sampling_is_decided_with_the_attributes_at_hand() -> None:
+    seen: dict[str, Any] = {}
+
+    class Sampler(type(ALWAYS_OFF)):  # type: ignore[misc]
+        def should_sample(self, *args: Any, **kwargs: Any) -> Any:
+            seen.update(kwargs.get("attributes") or args[4])
+            return super().should_sample(*args, **kwargs)
+
+    bench = Bench(sampler=Sampler(ALWAYS_OFF._decision))
+    task = enqueue()
+    bench.publish(task)
+    assert is_unsampled(task.headers["traceparent"]), "and passed on"
+    a = attempt(headers=task.headers)
+    bench.run(a)
+    assert is_unsampled(a.mark.trace)
+    assert bench.spans == ()
+    at_start = {attribute.name for attribute in names.ATTRIBUTES if attribute.at_start}
+    assert seen.keys() <= at_start
+    assert seen["streaq.task.queue_wait_ms"] == 250
+
+
+def test_nothing_happens_without_an_sdk() -> None:
+    bench = Bench()
+    hook = TracingHook(Tracing(), Rules(), queue="q", client_id="w")
+    bench.dispatcher = Dispatcher([hook, ScopeHook(hook, None)])
+    task, a = enqueue(), attempt()
+    bench.publish(task)
+    bench.run(a)
+    hook.on_refuse(ending(attempt(started_ms=0), "refused", "expired"))
+    assert task.headers == {}
+    assert a.mark.trace == ""
+
+
+def test_an_sdk_set_later_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("streaq.telemetry.tracing.time.monotonic", lambda: now)
+    tracing = Tracing()
+    assert tracing.tracer() is None
+    bench = Bench()
+    monkeypatch.setattr("opentelemetry.trace.get_tracer_provider", lambda: bench.provider)
+    assert tracing.tracer() is None, "asked ten times a second at most"
+    now += 0.1
+    assert tracing.tracer() is not None
+
+
+def test_a_no_op_provider_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("opentelemetry.trace.get_tracer_provider", NoOpTracerProvider)
+    assert Tracing().tracer() is None
+
+
+def test_without_an_sdk_it_costs_next_to_nothing() -> None:
+    hook = TracingHook(Tracing(), Rules(), queue="q", client_id="w")
+    a = attempt()
+    best = min(timeit.repeat(lambda: hook.open_attempt(a), number=1000, repeat=50)) / 1000
+    assert best < 0.5e-6 * 3, "three times the target, for slow machines"
+
+
+def test_known_attributes_are_those_of_the_spans() -> None:
+    assert set().union(*SPAN_ATTRIBUTES.values()) <= KNOWN
