@@ -1,4 +1,4 @@
-"""The command line: makes what it needs, measures, writes results.json, the tables and the plots."""
+"""The command line: makes what it needs, measures, writes results, tables and plots."""
 
 from __future__ import annotations
 
@@ -9,24 +9,39 @@ from datetime import UTC, datetime
 
 from benchmarks import bars, entrants, report, venvs
 from benchmarks.figures import Book, machine
+from benchmarks.measures import Setup
 from benchmarks.rounds import Plan, Session, say
 from benchmarks.server import Server, ServerError
 from benchmarks.stage import RunError
-from benchmarks.workloads import BY_NAME, WORKLOADS, Setup, Workload
+from benchmarks.workloads import BY_NAME, WORKLOADS, Workload
 
 
 def parser() -> argparse.ArgumentParser:
     parse = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parse.add_argument("--only", default="", help="peers to compare with, by comma: streaq,taskiq")
     parse.add_argument("--workloads", default="", help="rows to measure, by comma: drain,latency")
-    parse.add_argument("--runs", type=int, default=5, help="rounds; long rows run in the first only")
+    parse.add_argument(
+        "--runs", type=int, default=5, help="rounds; long rows run in the first only"
+    )
     parse.add_argument("--seconds", type=float, default=4, help="how long a drain should take")
-    parse.add_argument("--budget-minutes", type=float, default=0, help="stop after this; 0: no limit")
-    parse.add_argument("--n", type=int, help="tasks in a run, instead of sizing by time (smoke test)")
-    parse.add_argument("--span", type=float, default=60, help="seconds over which lateness is spread")
-    parse.add_argument("--backlog", default="1000000,100000", help="queued,scheduled of the backlog")
-    parse.add_argument("--patience", type=float, default=300, help="seconds for one slow client step")
-    parse.add_argument("--bars", action="store_true", help="only the head-to-head with streaq 7.2.0")
+    parse.add_argument(
+        "--budget-minutes", type=float, default=0, help="stop after this; 0: no limit"
+    )
+    parse.add_argument(
+        "--n", type=int, help="tasks in a run, instead of sizing by time (smoke test)"
+    )
+    parse.add_argument(
+        "--span", type=float, default=60, help="seconds over which lateness is spread"
+    )
+    parse.add_argument(
+        "--backlog", default="1000000,100000", help="queued,scheduled of the backlog"
+    )
+    parse.add_argument(
+        "--patience", type=float, default=300, help="seconds for one slow client step"
+    )
+    parse.add_argument(
+        "--bars", action="store_true", help="only the head-to-head with streaq 7.2.0"
+    )
     parse.add_argument("--report", action="store_true", help="only rewrite the tables and plots")
     parse.add_argument("--no-report", action="store_true", help="leave README.md and plots alone")
     parse.add_argument("--upgrade", action="store_true", help="install the newest peers")
@@ -56,7 +71,11 @@ def command(args: argparse.Namespace) -> int:
     rows = picked(names(args.workloads))
     if args.bars:
         who = [entrants.BY_NAME[entrants.OURS], entrants.BY_NAME[entrants.UPSTREAM]]
-        rows = [w for w in bars.bar_workloads() if not args.workloads or w.name[4:] in names(args.workloads)]
+        rows = [
+            w
+            for w in bars.bar_workloads()
+            if not args.workloads or w.name[4:] in names(args.workloads)
+        ]
     for name in dict.fromkeys(e.environment for e in who):
         venvs.ensure(name, upgrade=args.upgrade)
     measure(args, book, who, rows)
@@ -76,7 +95,9 @@ def measure(
         book.about["machine"] = machine(server.version())
     book.about["measured"] = datetime.now(UTC).strftime("%Y-%m-%d")
     queued, scheduled = map(int, args.backlog.split(","))
-    setup = Setup(0, min(args.span, 20) if args.bars else args.span, queued, scheduled, args.patience)
+    setup = Setup(
+        0, min(args.span, 20) if args.bars else args.span, queued, scheduled, args.patience
+    )
     plan = Plan(args.runs, args.seconds, args.budget_minutes * 60, args.n, setup)
     session = Session(book, plan, who)
     session.learn()

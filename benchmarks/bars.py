@@ -101,7 +101,9 @@ def verdicts(book: Book) -> list[Verdict]:
 
 
 def targets(book: Book) -> list[Verdict]:
-    """The targets of the speed issue: against all peers, with telemetry, on Trio, against the floor."""
+    """The targets of the speed issue: against all peers, with telemetry, on Trio, against the
+    floor.
+    """
 
     def rate(workload: str, entrant: str, metric: str = "rate") -> float | None:
         return book.median(workload, entrant, metric)
@@ -112,12 +114,26 @@ def targets(book: Book) -> list[Verdict]:
     return [
         _ratio("drain against streaq 7.2.0", ours, rate("drain", UPSTREAM), 12),
         _ratio("drain against the fastest peer", ours, best, 8),
-        _ratio("drain, everything on, against streaq", rate("drain", "ours-full"), rate("drain", UPSTREAM), 5),
+        _ratio(
+            "drain, everything on, against streaq",
+            rate("drain", "ours-full"),
+            rate("drain", UPSTREAM),
+            5,
+        ),
         _ratio("batch enqueue against streaq", rate("batch", OURS), rate("batch", UPSTREAM), 8),
-        _ratio("drain on Trio against streaq on Trio", rate("drain", "ours-trio"), rate("drain", "streaq-trio"), 5),
+        _ratio(
+            "drain on Trio against streaq on Trio",
+            rate("drain", "ours-trio"),
+            rate("drain", "streaq-trio"),
+            5,
+        ),
         _ratio("two workers against one", rate("drain2", OURS), ours, 1.7),
-        _ratio("rate with a million waiting / when empty", rate("backlog", OURS, "ratio"), 1.0, 0.85),
-        _ratio("bare loop / ours", rate("drain", "floor"), ours, 1.6, lambda ratio, bar: ratio <= bar),
+        _ratio(
+            "rate with a million waiting / when empty", rate("backlog", OURS, "ratio"), 1.0, 0.85
+        ),
+        _ratio(
+            "bare loop / ours", rate("drain", "floor"), ours, 1.6, lambda ratio, bar: ratio <= bar
+        ),
     ]
 
 

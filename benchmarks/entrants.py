@@ -21,8 +21,8 @@ class Environment:
 class Entrant:
     """One contestant.
 
-    `rate` is a first guess of its no-op drain in tasks a second, only to size the first run. `only` limits
-    a variant to the workloads where it tells something; None means all of them.
+    `rate` is a first guess of its no-op drain in tasks a second, only to size the first run. `only`
+    limits a variant to the workloads where it tells something; None means all of them.
     """
 
     name: str
@@ -87,7 +87,9 @@ ENTRANTS: tuple[Entrant, ...] = (
         _TELEMETRY,
         traced=True,
     ),
-    Entrant("ours-trio", "ours on Trio", OURS, "adapters/ours.py", 8_000, {"backend": "trio"}, _DRAIN),
+    Entrant(
+        "ours-trio", "ours on Trio", OURS, "adapters/ours.py", 8_000, {"backend": "trio"}, _DRAIN
+    ),
     Entrant(
         "streaq-trio",
         "streaq 7.2.0 on Trio",

@@ -1,4 +1,6 @@
-"""The record of what was measured: samples, their medians and spread, and the JSON file that keeps them."""
+"""The record of what was measured: samples, their medians and spread, and the JSON file that keeps
+them.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +29,11 @@ class Cell:
     samples: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
     note: str = ""
     at: str = ""
+    failed: int = 0
+
+    def is_lost(self) -> bool:
+        """Whether there is no use in trying again: no such feature, or it failed twice."""
+        return not self.samples and (self.note.startswith("n/a") or self.failed > 1)
 
     def add(self, n: int, metrics: dict[str, float]) -> None:
         self.n = n
@@ -36,7 +43,8 @@ class Cell:
             self.samples.setdefault(name, []).append(value)
 
     def fail(self, why: str) -> None:
-        """Remember why a run gave nothing, unless an earlier one did."""
+        """Count a run that gave nothing; remember why, unless an earlier one gave a figure."""
+        self.failed += 1
         self.at = datetime.now(UTC).strftime("%Y-%m-%d %H:%M")
         if not self.samples:
             self.note = why
@@ -65,13 +73,15 @@ class Cell:
             "n": self.n,
             "at": self.at,
             "note": self.note,
+            "failed": self.failed,
             "figures": figures,
         }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Cell:
         samples = {name: list(figure["samples"]) for name, figure in data["figures"].items()}
-        return cls(data["workload"], data["entrant"], data["n"], samples, data["note"], data["at"])
+        known = {k: data[k] for k in ("workload", "entrant", "n", "note", "at", "failed")}
+        return cls(samples=samples, **known)
 
 
 class Book:

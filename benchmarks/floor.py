@@ -1,9 +1,9 @@
 """The floor: the barest exchange loop on Redis Streams, to see how near the product comes to it.
 
-Plain asyncio, redis-py with hiredis, uvloop, pickle and one script per batch that settles what finished and
-claims what fits; results are stored with a TTL and published. It promises nothing else: no tries, leases,
-fencing, retries, priorities, schedules, aborts or hooks. It speaks the same commands as the adapters, so the
-harness measures it in the same rounds and with the same meter.
+Plain asyncio, redis-py with hiredis, uvloop, pickle and one script per batch that settles what
+finished and claims what fits; results are stored with a TTL and published. It promises nothing
+else: no tries, leases, fencing, retries, priorities, schedules, aborts or hooks. It speaks the same
+commands as the adapters, so the harness measures it in the same rounds and with the same meter.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import time
 import uuid
 from typing import Any
 
+import _client as client
 import _common as common
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
@@ -73,10 +74,12 @@ async def nap() -> None:
 TASKS = {"noop": noop, "stamp": stamp, "echo": echo, "nap": nap}
 
 
-class Floor(common.AsyncPeer):
+class Floor(client.AsyncPeer):
     """Producer side: one script per batch; concurrent single enqueues join the next batch."""
 
-    missing = dict.fromkeys(("lanes", "delay", "chain", "abort", "sync"), "the floor has only the loop")
+    missing = dict.fromkeys(
+        ("lanes", "delay", "chain", "abort", "sync"), "the floor has only the loop"
+    )
 
     async def open(self) -> None:
         self.redis: Any = Redis.from_url(common.URL)
@@ -213,4 +216,4 @@ def raw_messages(got: Any) -> list[tuple[bytes, list[bytes]]]:
 
 
 if __name__ == "__main__":
-    common.main(Floor(), __doc__, ["redis", "hiredis", "uvloop"])
+    client.main(Floor(), __doc__, ["redis", "hiredis", "uvloop"])

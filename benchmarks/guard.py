@@ -1,12 +1,13 @@
-"""Counts what one task costs where the machine's mood plays no part, and compares with `guard.json`.
+"""Counts what one task costs where the machine's mood plays no part, and compares with
+`guard.json`.
 
-Counted for a silent no-op at concurrency 32 on plain asyncio, without telemetry. From enqueue to settled:
-Redis commands (those inside scripts too), script calls, bytes to and from Redis. In the worker: Python function
-and C calls, and bytecode instructions, kept per Python version. Each is the difference between a long and a
-short drain, so that starting and stopping cancel out.
+Counted for a silent no-op at concurrency 32 on plain asyncio, without telemetry. From enqueue to
+settled: Redis commands (those inside scripts too), script calls, bytes to and from Redis. In the
+worker: Python function and C calls, and bytecode instructions, kept per Python version. Each is the
+difference between a long and a short drain, so that starting and stopping cancel out.
 
-`python -m benchmarks.guard` compares and exits 1 when a figure grew by more than 15 %; `--update` writes the
-figures of today into `guard.json`, to be committed with the change that explains them.
+`python -m benchmarks.guard` compares and exits 1 when a figure grew by more than 15 %; `--update`
+writes the figures of today into `guard.json`, to be committed with the change that explains them.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Self
 
 from benchmarks.server import Server
 
@@ -30,14 +31,16 @@ CONCURRENCY = 32
 
 
 class Counter:
-    """Counts function calls, and with `opcodes` bytecode instructions, of the thread it is started in."""
+    """Counts function calls, and with `opcodes` bytecode instructions, of the thread it is started
+    in.
+    """
 
     def __init__(self, *, opcodes: bool) -> None:
         self.calls = 0
         self.opcodes = 0
         self._opcodes = opcodes
 
-    def __enter__(self) -> Counter:
+    def __enter__(self) -> Self:
         if self._opcodes:
             sys.settrace(self._trace)
         else:
@@ -65,7 +68,11 @@ async def drain(url: str, n: int, counter: Counter) -> None:
     from streaq import Worker
 
     worker = Worker(
-        redis_url=url, concurrency=CONCURRENCY, queue_name="guard", telemetry=False, handle_signals=False
+        redis_url=url,
+        concurrency=CONCURRENCY,
+        queue_name="guard",
+        telemetry=False,
+        handle_signals=False,
     )
 
     @worker.task(silent=True)
@@ -123,7 +130,9 @@ def compare(now: dict[str, Any], kept: dict[str, Any]) -> list[str]:
     pairs = [(name, value, kept.get(name)) for name, value in now.items() if name != "python"]
     for version, figures in now["python"].items():
         known = kept.get("python", {}).get(version, {})
-        pairs += [(f"{name} on {version}", value, known.get(name)) for name, value in figures.items()]
+        pairs += [
+            (f"{name} on {version}", value, known.get(name)) for name, value in figures.items()
+        ]
     return [
         f"{name}: {value:g} a task, {value / before - 1:+.0%} against {before:g}"
         for name, value, before in pairs
@@ -143,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     now = measure()
     print(json.dumps(now, indent=1))
     if args.update or not FIGURES.exists():
-        kept = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
+        kept: dict[str, Any] = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
         now["python"] = {**kept.get("python", {}), **now["python"]}
         FIGURES.write_text(json.dumps(now, indent=1) + "\n")
         return 0

@@ -1,4 +1,6 @@
-"""A receiver of OTLP over HTTP that takes every export and forgets it; prints its URL on the first line."""
+"""A receiver of OTLP over HTTP that takes every export and forgets it; prints its URL on the first
+line.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ class Sink(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
 
-    def do_POST(self) -> None:  # noqa: N802 - the name that http.server calls
+    def do_POST(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.send_response(200)
         self.send_header("Content-Type", "application/x-protobuf")

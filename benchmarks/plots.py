@@ -1,4 +1,6 @@
-"""Draws the plots of benchmarks/README.md from results.json; run inside an environment that has matplotlib."""
+"""Draws the plots of benchmarks/README.md from results.json; run inside an environment that has
+matplotlib.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +21,21 @@ CHARTS = [
     ("drain", "No-op drain, one worker", "tasks a second", "drain", "rate"),
     ("drain-two", "No-op drain, two workers", "tasks a second", "drain2", "rate"),
     ("enqueue-batch", "Enqueue, batch", "tasks a second", "batch", "rate"),
-    ("enqueue-single", "Enqueue, 100 awaited singly at once", "tasks a second", "concurrent", "rate"),
+    (
+        "enqueue-single",
+        "Enqueue, 100 awaited singly at once",
+        "tasks a second",
+        "concurrent",
+        "rate",
+    ),
     ("latency-start", "Idle: enqueue to start, p50", "milliseconds (log)", "latency", "start_p50"),
-    ("latency-result", "Idle: enqueue to result, p50", "milliseconds (log)", "latency", "result_p50"),
+    (
+        "latency-result",
+        "Idle: enqueue to result, p50",
+        "milliseconds (log)",
+        "latency",
+        "result_p50",
+    ),
     ("lateness", "Lateness of scheduled tasks, p50", "milliseconds (log)", "lateness", "p50"),
     ("payloads", "100 KiB payload and result", "tasks a second", "echo100k", "rate"),
 ]
@@ -46,15 +60,17 @@ def chart(name: str, title: str, axis: str, bars: list[tuple[str, str, dict[str,
     """One horizontal bar a queue, with its spread, written as SVG and PNG."""
     logarithmic = "log" in axis
     if logarithmic:
-        bars = bars[::-1]
+        bars.reverse()
     figure, axes = plt.subplots(figsize=(8, 0.42 * len(bars) + 1.3))
     middles = [figures["median"] for _, _, figures in bars]
     errors = [
         [f["median"] - f["low"] for _, _, f in bars],
         [f["high"] - f["median"] for _, _, f in bars],
     ]
-    axes.barh([label for label, _, _ in bars], middles, xerr=errors, color=[colour(e) for _, e, _ in bars],
-              error_kw={"lw": 1, "capsize": 2})  # fmt: skip
+    colours = [colour(entrant) for _, entrant, _ in bars]
+    whiskers = {"lw": 1, "capsize": 2}
+    names = [label for label, _, _ in bars]
+    axes.barh(names, middles, xerr=errors, color=colours, error_kw=whiskers)
     for row, middle in enumerate(middles):
         text = f" {middle:,.0f}" if middle >= 100 else f" {middle:.3g}"
         axes.annotate(text, (max(middle, bars[row][2]["high"]), row), va="center", fontsize=9)

@@ -1,9 +1,10 @@
-"""The budget of one no-op task in microseconds, by room, for the product and for the bare loop beside it.
+"""The budget of one no-op task in microseconds, by room, for the product and for the bare loop
+beside it.
 
-`python -m benchmarks.profile` drains a queue twice for each: once undisturbed for the rate and the processor
-time, once with a sampling profiler in the worker for the shares. The shares of the second split the
-processor time of the first. What Redis spends is its own processor time; the scripts' part of it is what
-`INFO commandstats` says of EVALSHA.
+`python -m benchmarks.profile` drains a queue twice for each: once undisturbed for the rate and the
+processor time, once with a sampling profiler in the worker for the shares. The shares of the second
+split the processor time of the first. What Redis spends is its own processor time; the scripts'
+part of it is what `INFO commandstats` says of EVALSHA.
 """
 
 from __future__ import annotations
@@ -20,9 +21,15 @@ from benchmarks.stage import Stage
 
 # Walking outwards from the innermost frame, the first that matches names the room.
 ROOMS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("user call (and the meter)", ("/adapters/_common.py", "/adapters/streaq_peer.py", "floor.py:noop")),
+    (
+        "user call (and the meter)",
+        ("/adapters/_common.py", "/adapters/streaq_peer.py", "floor.py:noop"),
+    ),
     ("serialising", ("/pickle.py", "/streaq/wire.py", "/streaq/wire/")),
-    ("hooks and telemetry", ("/streaq/hooks.py", "/streaq/events.py", "/streaq/telemetry/", "/opentelemetry/")),
+    (
+        "hooks and telemetry",
+        ("/streaq/hooks.py", "/streaq/events.py", "/streaq/telemetry/", "/opentelemetry/"),
+    ),
     ("client (redis-py, hiredis)", ("/redis/", "/hiredis/")),
     ("broker: arguments and replies", ("/streaq/broker/",)),
     ("engine: claim, run, classify, settle", ("/streaq/engine/", "/streaq/", "floor.py:")),
@@ -108,9 +115,12 @@ def table(budgets: Sequence[Budget]) -> str:
     """The budgets side by side as Markdown."""
     lines = ["| us a task | " + " | ".join(b.entrant for b in budgets) + " |"]
     lines.append("| --- " * (len(budgets) + 1) + "|")
-    for room in [*(name for name, _ in ROOMS), OTHER]:
-        if any(room in b.rooms for b in budgets):
-            lines.append(row(f"worker: {room}", [b.rooms.get(room, 0) for b in budgets]))
+    shown = [name for name, _ in ROOMS] + [OTHER]
+    lines += [
+        row(f"worker: {room}", [b.rooms.get(room, 0) for b in budgets])
+        for room in shown
+        if any(room in b.rooms for b in budgets)
+    ]
     lines.append(row("**worker, processor time**", [b.worker_us for b in budgets]))
     lines.append(row("Redis: scripts", [b.script_us for b in budgets]))
     lines.append(row("Redis: everything else", [max(b.redis_us - b.script_us, 0) for b in budgets]))

@@ -1,11 +1,11 @@
-"""Writes what was measured into benchmarks/README.md, between its markers, and has the plots drawn."""
+"""Writes what was measured into the README, between its markers, and has the plots drawn."""
 
 from __future__ import annotations
 
 import subprocess
 from collections.abc import Sequence
 
-from benchmarks import bars, venvs
+from benchmarks import bars, profile, venvs
 from benchmarks.entrants import BY_NAME as ENTRANTS_BY_NAME
 from benchmarks.entrants import ENTRANTS, OURS, UPSTREAM
 from benchmarks.figures import Book, Cell
@@ -56,6 +56,7 @@ def sections(book: Book) -> list[str]:
         heading("All peers", everyone(book, notes)),
         heading("Variants and the floor", variants(book)),
         heading("Cost of one no-op task", costs(book)),
+        heading("Where the time of one no-op task goes", budget(book)),
         pictures(),
         heading("Why a cell has no figure", "\n".join(notes)) if notes else "",
         heading("How each is set up", setups(book)),
@@ -71,8 +72,9 @@ def machine(book: Book) -> str:
     if not it:
         return ""
     return (
-        f"Measured {book.about.get('measured', '')} on {it['cores']} cores ({it['cpu']}), {it['memory']}, "
-        f"{it['system']}, Python {it['python']}, {it['server']} on the same machine, no persistence. "
+        f"Measured {book.about.get('measured', '')} on {it['cores']} cores ({it['cpu']}), "
+        f"{it['memory']}, {it['system']}, Python {it['python']}, {it['server']} on the same "
+        "machine, no persistence. "
         "Medians; the range in brackets is lowest to highest of all runs."
     )
 
@@ -95,7 +97,9 @@ def summary(book: Book) -> str:
 
 
 def best_peer(book: Book, workload: Workload) -> tuple[str, float] | None:
-    found = [(e.label, book.median(workload.name, e.name, workload.main)) for e in ENTRANTS if e in PEERS]
+    found = [
+        (e.label, book.median(workload.name, e.name, workload.main)) for e in ENTRANTS if e in PEERS
+    ]
     values = [(label, value) for label, value in found if value is not None]
     if not values:
         return None
@@ -176,7 +180,15 @@ def costs(book: Book) -> str:
     for entrant in rows:
         values = [number(book.median("drain", entrant.name, metric), "") for metric in COSTS]
         lines.append(f"| {entrant.label} | {' | '.join(values)} |")
-    return "\n".join(lines) + "\n\nCommands count those that scripts make. Memory is per worker process."
+    return (
+        "\n".join(lines)
+        + "\n\nCommands count those that scripts make. Memory is per worker process."
+    )
+
+
+def budget(book: Book) -> str:
+    kept = book.extra.get("budget", [])
+    return profile.table([profile.Budget(**data) for data in kept]) if kept else ""
 
 
 def pictures() -> str:

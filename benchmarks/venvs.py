@@ -1,4 +1,6 @@
-"""Makes the virtual environment of each peer, with uv where it is on the PATH and with venv and pip elsewhere."""
+"""Makes the virtual environment of each peer, with uv where it is on the PATH and with venv and pip
+elsewhere.
+"""
 
 from __future__ import annotations
 

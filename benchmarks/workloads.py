@@ -1,40 +1,34 @@
-"""What is measured: each workload turns one run of one entrant into a few named figures."""
+"""The rows of the table: what is measured, in which unit, and with how many tasks."""
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from benchmarks.entrants import Entrant
-from benchmarks.stage import RunError, Stage, Tally
-
-Metrics = dict[str, float]
+from benchmarks.measures import (
+    Metrics,
+    Setup,
+    abort,
+    backlog,
+    drain,
+    enqueue,
+    latency,
+    lateness,
+    waiters,
+)
 
 LANES, CHAIN, DELAY, ABORT, RESULTS, SYNC = "lanes", "chain", "delay", "abort", "results", "sync"
-SETTLE_S = 0.3
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What one run is asked to do; `n` is scaled to the entrant, the rest is the same for all."""
-
-    n: int
-    span_s: float = 60
-    queued: int = 1_000_000
-    scheduled: int = 100_000
-    patience_s: float = 300
-    otlp_url: str = ""
 
 
 @dataclass(frozen=True)
 class Workload:
     """One row of the table.
 
-    `factor` turns an entrant's no-op rate into a first guess of its rate here; `least` and `most` bound the
-    number of tasks in a run; `needs` names the features without which a peer's cell says n/a. `once` marks
-    long ones that run in the first round only; `per` is how many tasks one enqueued item makes. `better` says
-    which way is good.
+    `factor` turns an entrant's no-op rate into a first guess of its rate here; `least` and `most`
+    bound the number of tasks in a run; `needs` names the features without which a peer's cell says
+    n/a. `once` marks long ones that run in the first round only; `per` is how many tasks one
+    enqueued item makes. `better` says which way is good.
     """
 
     name: str
@@ -54,161 +48,24 @@ class Workload:
     extra: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
-def percentile(values: Sequence[float], fraction: float) -> float:
-    """The value below which `fraction` of the values lie (nearest rank)."""
-    ordered = sorted(values)
-    return ordered[min(int(fraction * len(ordered)), len(ordered) - 1)]
-
-
-def drain(
-    task: str,
-    *,
-    processes: int = 1,
-    concurrency: int = 32,
-    size: int = 0,
-    ideal: float | None = None,
-    options: Mapping[str, object] | None = None,
-    per: int = 1,
-) -> Callable[[Entrant, Setup], Metrics]:
-    """Enqueue first, then start the workers and time from the first task's start to the last one's end."""
-
-    def measure(entrant: Entrant, setup: Setup) -> Metrics:
-        more = dict(options or {})
-        with Stage(entrant, more, concurrency=concurrency, otlp_url=setup.otlp_url) as stage:
-            stage.client("enqueue", "--task", task, "--n", setup.n, "--size", size, "--mode", "batch")
-            before, tally, cpu = drained(stage, setup.n * per, processes)
-            spent = stage.server.counters().since(before)
-            metrics = {
-                "rate": tally.rate,
-                "commands": spent.commands / tally.count,
-                "reads": spent.reads / tally.count,
-                "bytes_in": spent.bytes_in / tally.count,
-                "bytes_out": spent.bytes_out / tally.count,
-                "redis_us": spent.cpu_s / tally.count * 1e6,
-                "worker_us": cpu / tally.count * 1e6,
-                "rss_mb": stage.worker_rss_mb() / processes,
-            }
-        if ideal:
-            metrics["fraction"] = tally.rate / ideal
-        return metrics
-
-    return measure
-
-
-def drained(stage: Stage, n: int, processes: int):
-    """Let the workers drain n tasks; give the counters before, the tally and the processor time."""
-    before = stage.server.counters()
-    stage.start_workers(processes)
-    cpu = stage.worker_cpu_s()
-    tally = stage.wait_count(n)
-    return before, tally, stage.worker_cpu_s() - cpu
-
-
-def enqueue(mode: str) -> Callable[[Entrant, Setup], Metrics]:
-    def measure(entrant: Entrant, setup: Setup) -> Metrics:
-        with Stage(entrant, otlp_url=setup.otlp_url) as stage:
-            before = stage.server.counters()
-            told = stage.client("enqueue", "--n", setup.n, "--mode", mode)
-            spent = stage.server.counters().since(before)
-            return {
-                "rate": told["n"] / told["seconds"],
-                "commands": spent.commands / setup.n,
-                "reads": spent.reads / setup.n,
-                "bytes_in": spent.bytes_in / setup.n,
-            }
-
-    return measure
-
-
-def latency(entrant: Entrant, setup: Setup) -> Metrics:
-    with Stage(entrant, {"waits": True}, otlp_url=setup.otlp_url) as stage:
-        stage.start_workers()
-        told = stage.client("latency", "--n", setup.n)
-    return {
-        "start_p50": statistics.median(told["start_ms"]),
-        "start_p99": percentile(told["start_ms"], 0.99),
-        "result_p50": statistics.median(told["result_ms"]),
-        "result_p99": percentile(told["result_ms"], 0.99),
-    }
-
-
-def lateness(entrant: Entrant, setup: Setup) -> Metrics:
-    with Stage(entrant, {"delay": True}, otlp_url=setup.otlp_url) as stage:
-        stage.start_workers(companion=entrant.family == "taskiq")
-        stage.client("lateness", "--n", setup.n, "--span", setup.span_s)
-        late = [ns / 1e6 for ns in stage.wait_samples(setup.n, setup.span_s + 90)]
-    off = [abs(ms) for ms in late]  # too early is as wrong as too late
-    return {
-        "p50": statistics.median(off),
-        "p99": percentile(off, 0.99),
-        "earliest": min(late),
-        "latest": max(late),
-    }
-
-
-def abort(entrant: Entrant, setup: Setup) -> Metrics:
-    with Stage(entrant) as stage:
-        stage.start_workers()
-        asked = stage.client("abort", "--n", setup.n)["asked_ns"]
-        seen = stage.wait_samples(len(asked), 10)
-    delays = [(after - before) / 1e6 for before, after in zip(asked, sorted(seen), strict=True)]
-    return {"p50": statistics.median(delays), "max": max(delays)}
-
-
-def waiters(entrant: Entrant, setup: Setup) -> Metrics:
-    with Stage(entrant, {"waits": True}) as stage:
-        stage.start_workers()
-        told = stage.client("waiters", "--n", setup.n, timeout=setup.patience_s)
-        received = stage.server.info()["total_connections_received"]
-        return {
-            "seconds": told["seconds"],
-            "rate": setup.n / told["seconds"],
-            "rss_mb": told["rss_mb"],
-            "connections": float(received),
-        }
-
-
-def backlog(entrant: Entrant, setup: Setup) -> Metrics:
-    """The drain rate with a million tasks waiting against the rate on a queue with nothing else in it."""
-    with Stage(entrant, otlp_url=setup.otlp_url) as stage:
-        told = stage.client("enqueue", "--n", setup.n, "--mode", "batch")
-        stage.start_workers()
-        empty = stage.wait_count(setup.n).rate
-        stage.stop_workers()
-        needed = (setup.queued + setup.scheduled) / (told["n"] / told["seconds"])
-        if needed > setup.patience_s:
-            raise RunError(f"enqueueing {setup.queued:,} takes {needed / 60:.0f} min at its rate")
-        stage.server.reset()
-        base = stage.server.counters().memory
-        fill(stage, setup)
-        memory = stage.server.counters().memory - base
-        stage.start_workers()
-        full = first_of(stage, setup.n).rate
-    return {
-        "ratio": full / empty,
-        "rate_empty": empty,
-        "rate_full": full,
-        "bytes_per_task": memory / (setup.queued + setup.scheduled),
-    }
-
-
-def fill(stage: Stage, setup: Setup) -> None:
-    limit = setup.patience_s * 2
-    chunk = ("--chunk", 10_000)
-    stage.client("enqueue", "--n", setup.queued, *chunk, timeout=limit)
-    stage.client("enqueue", "--n", setup.scheduled, "--delay", 86_400, *chunk, timeout=limit)
-
-
-def first_of(stage: Stage, n: int) -> Tally:
-    return stage.wait_count(n, exact=False)
-
-
 WORKLOADS: tuple[Workload, ...] = (
     Workload("drain", "no-op drain, 1 worker", "rate", "tasks/s", drain("noop")),
-    Workload("drain2", "no-op drain, 2 workers", "rate", "tasks/s", drain("noop", processes=2), factor=1.5),
+    Workload(
+        "drain2",
+        "no-op drain, 2 workers",
+        "rate",
+        "tasks/s",
+        drain("noop", processes=2),
+        factor=1.5,
+    ),
     Workload("batch", "enqueue, batch", "rate", "tasks/s", enqueue("batch"), factor=4),
     Workload(
-        "concurrent", "enqueue, 100 awaited singly at once", "rate", "tasks/s", enqueue("concurrent"), factor=3
+        "concurrent",
+        "enqueue, 100 awaited singly at once",
+        "rate",
+        "tasks/s",
+        enqueue("concurrent"),
+        factor=3,
     ),
     Workload(
         "latency",
@@ -219,9 +76,22 @@ WORKLOADS: tuple[Workload, ...] = (
         better="less",
         fixed=100,
         needs=(RESULTS,),
-        extra={"result_p50": "idle: enqueue to result, p50", "start_p99": "p99", "result_p99": "p99"},
+        extra={
+            "result_p50": "idle: enqueue to result, p50",
+            "start_p99": "p99",
+            "result_p99": "p99",
+        },
     ),
-    Workload("abort", "abort seen by the task, p50", "p50", "ms", abort, better="less", fixed=10, needs=(ABORT,)),
+    Workload(
+        "abort",
+        "abort seen by the task, p50",
+        "p50",
+        "ms",
+        abort,
+        better="less",
+        fixed=10,
+        needs=(ABORT,),
+    ),
     Workload(
         "echo1k",
         "1 KiB payload and result",
@@ -302,14 +172,17 @@ WORKLOADS: tuple[Workload, ...] = (
     ),
     Workload(
         "backlog",
-        "rate with 1,000,000 waiting / rate when empty",
-        "ratio",
-        "",
+        "no-op drain while 1,000,000 wait and 100,000 are scheduled",
+        "rate_full",
+        "tasks/s",
         backlog,
-        most=20_000,
+        most=50_000,
         needs=(DELAY,),
         once=True,
-        extra={"bytes_per_task": "Redis memory per waiting task, bytes"},
+        extra={
+            "ratio": "share of its own rate when nothing else waits",
+            "bytes_per_task": "Redis memory per waiting task, bytes",
+        },
     ),
 )
 

@@ -1,10 +1,11 @@
 """arq: `max_jobs=32`, pickle (its default), uvloop, hiredis.
 
-Its worker polls: with the documented default `poll_delay=0.5` it starts one batch of jobs each half a
-second whatever the load, which is about 300 tasks a second at this concurrency. To show what arq can do,
-`poll_delay` is set to 10 ms here, for the worker and for waiting on results; that costs an idle worker
-100 Redis calls a second. `log_results=False`. No bulk enqueue: the batch row awaits `enqueue_job` calls with
-`asyncio.gather`. Sync functions run in a thread by `run_in_executor`, as its documentation shows.
+Its worker polls: with the documented default `poll_delay=0.5` it starts one batch of jobs each half
+a second whatever the load, which is about 300 tasks a second at this concurrency. To show what arq
+can do, `poll_delay` is set to 10 ms here, for the worker and for waiting on results; that costs an
+idle worker 100 Redis calls a second. `log_results=False`. No bulk enqueue: the batch row awaits
+`enqueue_job` calls with `asyncio.gather`. Sync functions run in a thread by `run_in_executor`, as
+its documentation shows.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import asyncio
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
+import _client as client
 import _common as common
 from arq import create_pool
 from arq.connections import RedisSettings
@@ -58,7 +60,7 @@ async def hold(ctx) -> None:
         common.hold_ended()
 
 
-class ArqPeer(common.AsyncPeer):
+class ArqPeer(client.AsyncPeer):
     missing = {"lanes": "no priorities", "chain": "no pipelines"}
 
     def settings(self) -> RedisSettings:
@@ -71,7 +73,7 @@ class ArqPeer(common.AsyncPeer):
         await self.pool.aclose()
 
     async def enqueue(self, task: str, *args, at_ms=None, lane=None):
-        due = None if at_ms is None else datetime.fromtimestamp(at_ms / 1000, timezone.utc)
+        due = None if at_ms is None else datetime.fromtimestamp(at_ms / 1000, UTC)
         return await self.pool.enqueue_job(task, *args, _defer_until=due)
 
     async def enqueue_batch(self, calls: list[tuple]) -> None:
@@ -104,4 +106,4 @@ class ArqPeer(common.AsyncPeer):
 
 
 if __name__ == "__main__":
-    common.main(ArqPeer(), __doc__, ["arq", "redis", "hiredis", "uvloop"])
+    client.main(ArqPeer(), __doc__, ["arq", "redis", "hiredis", "uvloop"])

@@ -1,19 +1,20 @@
-"""Celery on Redis, tuned by its optimising guide for many short tasks: a large prefetch multiplier (64), no
-gossip, mingle or heartbeat, no rate limits, no events, results that expire after 300 s.
+"""Celery on Redis, tuned by its optimising guide for many short tasks: a large prefetch multiplier
+(64), no gossip, mingle or heartbeat, no rate limits, no events, results that expire after 300 s.
 
-Two entrants: the thread pool (`-P threads -c 32`) and the default prefork pool with one child per core
-(`-c 2`). Celery has no bulk enqueue: the batch row calls `apply_async` with one acquired producer, as its
-documentation shows; the "concurrent" row uses 8 threads. Priorities are the Redis transport's
-`priority_steps` with `queue_order_strategy: priority`. Aborting a running task is possible on
-prefork only (`revoke(terminate=True)`; SIGUSR1 here, which raises SoftTimeLimitExceeded in the task, because
-the default signal kills the child before the task could note the time).
+Two entrants: the thread pool (`-P threads -c 32`) and the default prefork pool with one child per
+core (`-c 2`). Celery has no bulk enqueue: the batch row calls `apply_async` with one acquired
+producer, as its documentation shows; the "concurrent" row uses 8 threads. Priorities are the Redis
+transport's `priority_steps` with `queue_order_strategy: priority`. Aborting a running task is
+possible on prefork only (`revoke(terminate=True)`; SIGUSR1 here, which raises SoftTimeLimitExceeded
+in the task, because the default signal kills the child before the task could note the time).
 """
 
 from __future__ import annotations
 
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
+import _client as client
 import _common as common
 from celery import Celery, chain
 from celery.result import ResultSet
@@ -85,12 +86,12 @@ def hold() -> None:
         common.hold_ended()
 
 
-class CeleryPeer(common.SyncPeer):
+class CeleryPeer(client.SyncPeer):
     missing = {} if PREFORK else {"abort": "a running task can be terminated on prefork only"}
 
     def message(self, task: str, args: tuple, at_ms: int | None, lane: str | None, **more):
         if at_ms is not None:
-            more["eta"] = datetime.fromtimestamp(at_ms / 1000, timezone.utc)
+            more["eta"] = datetime.fromtimestamp(at_ms / 1000, UTC)
         if lane is not None:  # 0 is the highest on Redis
             more["priority"] = len(common.LANES) - 1 - common.LANES.index(lane)
         return app.tasks[task].apply_async(args, **more)
@@ -125,4 +126,4 @@ class CeleryPeer(common.SyncPeer):
 
 
 if __name__ == "__main__":
-    common.main(CeleryPeer(), __doc__, ["celery", "kombu", "redis", "hiredis"])
+    client.main(CeleryPeer(), __doc__, ["celery", "kombu", "redis", "hiredis"])

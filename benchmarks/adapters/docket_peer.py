@@ -1,9 +1,9 @@
 """docket (pydocket): `Worker(docket, concurrency=32)`, uvloop and hiredis, no metrics endpoint.
 
-Batches use `Docket.add_many`. `minimum_check_interval` is the command line's default (100 ms) and the
-log level is raised to warnings. The client's pool is widened in the URL (`max_connections`): with its
-default of 100 the worker leaves messages behind at concurrency 100, and waiting for results fails. Results wait
-by `Execution.get_result` (pub/sub), aborts by `Docket.cancel`.
+Batches use `Docket.add_many`. `minimum_check_interval` is the command line's default (100 ms) and
+the log level is raised to warnings. The client's pool is widened in the URL (`max_connections`):
+with its default of 100 the worker leaves messages behind at concurrency 100, and waiting for
+results fails. Results wait by `Execution.get_result` (pub/sub), aborts by `Docket.cancel`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
+import _client as client
 import _common as common
 from docket import Docket, Worker
 
@@ -55,7 +56,7 @@ CONNECTIONS = 25_000 if common.OPTIONS.get("waits") else 1_000
 TASKS = {f.__name__: f for f in [noop, stamp, echo, nap, spin, late, hold]}
 
 
-class DocketPeer(common.AsyncPeer):
+class DocketPeer(client.AsyncPeer):
     missing = {"lanes": "no priorities", "chain": "no pipelines"}
 
     def make(self) -> Docket:
@@ -71,7 +72,7 @@ class DocketPeer(common.AsyncPeer):
         await self.docket.__aexit__(None, None, None)
 
     def due(self, at_ms: int | None) -> datetime | None:
-        return None if at_ms is None else datetime.fromtimestamp(at_ms / 1000, timezone.utc)
+        return None if at_ms is None else datetime.fromtimestamp(at_ms / 1000, UTC)
 
     async def enqueue(self, task: str, *args, at_ms=None, lane=None):
         return await self.docket.add(TASKS[task], when=self.due(at_ms))(*args)
@@ -102,4 +103,4 @@ class DocketPeer(common.AsyncPeer):
 
 
 if __name__ == "__main__":
-    common.main(DocketPeer(), __doc__, ["pydocket", "redis", "hiredis", "uvloop"])
+    client.main(DocketPeer(), __doc__, ["pydocket", "redis", "hiredis", "uvloop"])

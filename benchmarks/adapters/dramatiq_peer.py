@@ -1,15 +1,17 @@
-"""Dramatiq on Redis: `dramatiq --processes 1 --threads 8` (8 threads is its documented default per process) and
-100 threads where the workload asks for concurrency 100; the default middleware plus `Results` with the
-Redis backend, which its guide recommends, storing every result for 300 s.
+"""Dramatiq on Redis: `dramatiq --processes 1 --threads 8` (8 threads is its documented default per
+process) and 100 threads where the workload asks for concurrency 100; the default middleware plus
+`Results` with the Redis backend, which its guide recommends, storing every result for 300 s.
 
-No bulk enqueue: the batch row calls `send` in a loop, the "concurrent" row uses 8 threads. Priorities belong to
-actors, so there are five of them. Chains are `pipeline`. Aborting needs the third-party `dramatiq-abort`.
+No bulk enqueue: the batch row calls `send` in a loop, the "concurrent" row uses 8 threads.
+Priorities belong to actors, so there are five of them. Chains are `pipeline`. Aborting needs the
+third-party `dramatiq-abort`.
 """
 
 from __future__ import annotations
 
 import time
 
+import _client as client
 import _common as common
 import dramatiq
 from dramatiq import group
@@ -73,7 +75,7 @@ BY_LANE = {
 }
 
 
-class DramatiqPeer(common.SyncPeer):
+class DramatiqPeer(client.SyncPeer):
     missing = {"abort": "needs the third-party package dramatiq-abort"}
 
     async def enqueue(self, task: str, *args, at_ms=None, lane=None):
@@ -101,4 +103,4 @@ class DramatiqPeer(common.SyncPeer):
 
 
 if __name__ == "__main__":
-    common.main(DramatiqPeer(), __doc__, ["dramatiq", "redis", "hiredis"])
+    client.main(DramatiqPeer(), __doc__, ["dramatiq", "redis", "hiredis"])

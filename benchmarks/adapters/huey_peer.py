@@ -1,10 +1,12 @@
-"""Huey on Redis: `huey_consumer -k thread -w 8` (threads are its documented choice when in doubt; 100 where the
-workload asks for concurrency 100), `RedisExpireHuey` with results kept 300 s and `store_none=True` so that a
-no-op's result is stored as everyone else's is, minimum polling delay (`-d 0.01`); reads block (`BRPOP`).
+"""Huey on Redis: `huey_consumer -k thread -w 8` (threads are its documented choice when in doubt;
+100 where the workload asks for concurrency 100), `RedisExpireHuey` with results kept 300 s and
+`store_none=True` so that a no-op's result is stored as everyone else's is, minimum polling delay
+(`-d 0.01`); reads block (`BRPOP`).
 
-Where results are waited for, `notify_result=True` is set, which its documentation offers for that. No bulk
-enqueue: a loop; 8 threads in the "concurrent" row. Priorities need `PriorityRedisExpireHuey`, chains are
-`Task.then`. The scheduler looks once a second (its minimum). A running task cannot be revoked.
+Where results are waited for, `notify_result=True` is set, which its documentation offers for that.
+No bulk enqueue: a loop; 8 threads in the "concurrent" row. Priorities need
+`PriorityRedisExpireHuey`, chains are `Task.then`. The scheduler looks once a second (its minimum).
+A running task cannot be revoked.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import logging
 from datetime import datetime
 
+import _client as client
 import _common as common
 from huey import PriorityRedisExpireHuey, RedisExpireHuey
 from huey.api import ResultGroup
@@ -69,12 +72,13 @@ def step(value: int) -> int:
 TASKS = {"noop": noop, "stamp": stamp, "echo": echo, "nap": nap, "spin": spin, "late": late}
 
 
-class HueyPeer(common.SyncPeer):
+class HueyPeer(client.SyncPeer):
     missing = {"abort": "a running task cannot be revoked"}
 
     async def enqueue(self, task: str, *args, at_ms=None, lane=None):
         if at_ms is not None:
-            return TASKS[task].schedule(args=args, eta=datetime.fromtimestamp(at_ms / 1000))
+            due = datetime.fromtimestamp(at_ms / 1000)  # noqa: DTZ006 - Huey takes local times
+            return TASKS[task].schedule(args=args, eta=due)
         if lane is not None:
             return huey.enqueue(TASKS[task].s(*args, priority=common.LANES.index(lane)))
         return TASKS[task](*args)
@@ -99,4 +103,4 @@ class HueyPeer(common.SyncPeer):
 
 
 if __name__ == "__main__":
-    common.main(HueyPeer(), __doc__, ["huey", "redis", "hiredis"])
+    client.main(HueyPeer(), __doc__, ["huey", "redis", "hiredis"])

@@ -1,16 +1,18 @@
-"""This project: the same code as for streaq 7.2.0, because the API is the same, plus the telemetry variants.
+"""This project: the same code as for streaq 7.2.0, because the API is the same, plus the telemetry
+variants.
 
 - `telemetry: off`: `Worker(telemetry=False)`, the figure that the speed bars are about.
-- `telemetry: default`: `Worker()` as a user gets it, tasks not silent: metrics, and a JSON line in a file for
-  the start and the end of each task; no OpenTelemetry SDK set up.
-- `telemetry: full`: the same, with an SDK that samples everything and exports every span in batches over
-  OTLP/HTTP to a receiver on the same machine.
+- `telemetry: default`: `Worker()` as a user gets it, tasks not silent: metrics, and a JSON line in
+  a file for the start and the end of each task; no OpenTelemetry SDK set up.
+- `telemetry: full`: the same, with an SDK that samples everything and exports every span in batches
+  over OTLP/HTTP to a receiver on the same machine.
 """
 
 from __future__ import annotations
 
 import os
 
+import _client as client
 import _common as common
 import streaq_peer
 
@@ -48,4 +50,4 @@ def build():
 
 if __name__ == "__main__":
     packages = ["streaq", "redis", "hiredis", "uvloop", "trio"]
-    common.main(streaq_peer.StreaqPeer(build), __doc__, packages)
+    client.main(streaq_peer.StreaqPeer(build), __doc__, packages)

@@ -1,18 +1,19 @@
-"""RQ: `SimpleWorker`, which its notes on performance name as the quickest (no fork per job) and allow for short,
-trusted jobs; job descriptions are not logged, results are kept 300 s.
+"""RQ: `SimpleWorker`, which its notes on performance name as the quickest (no fork per job) and
+allow for short, trusted jobs; job descriptions are not logged, results are kept 300 s.
 
-A worker runs one job at a time, whatever concurrency a workload asks for. Batches use `Queue.enqueue_many` with
-`Queue.prepare_data`; the "concurrent" row uses 8 threads. Priorities are five queues listed in order. The
-chain is `depends_on`, each job reading the return value of the one before. Scheduled jobs need
-`with_scheduler=True`, which looks once a second. Only the forking worker can stop a running job, by
-killing it.
+A worker runs one job at a time, whatever concurrency a workload asks for. Batches use
+`Queue.enqueue_many` with `Queue.prepare_data`; the "concurrent" row uses 8 threads. Priorities are
+five queues listed in order. The chain is `depends_on`, each job reading the return value of the one
+before. Scheduled jobs need `with_scheduler=True`, which looks once a second. Only the forking
+worker can stop a running job, by killing it.
 """
 
 from __future__ import annotations
 
 import logging
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
+import _client as client
 import _common as common
 from redis import Redis
 from rq import Queue, SimpleWorker, get_current_job
@@ -53,7 +54,7 @@ def next_step() -> int:
     return common.step_body(before.return_value())
 
 
-class RqPeer(common.SyncPeer):
+class RqPeer(client.SyncPeer):
     missing = {"abort": "only the forking worker can stop a job, by killing it"}
 
     async def open(self) -> None:
@@ -68,7 +69,7 @@ class RqPeer(common.SyncPeer):
         queue = self.queues[lane or "bench"]
         if at_ms is None:
             return queue.enqueue(self.path(task), args=args, result_ttl=TTL_S)
-        due = datetime.fromtimestamp(at_ms / 1000, timezone.utc)
+        due = datetime.fromtimestamp(at_ms / 1000, UTC)
         return queue.enqueue_at(due, self.path(task), args=args, result_ttl=TTL_S)
 
     async def enqueue_batch(self, calls: list[tuple]) -> None:
@@ -103,4 +104,4 @@ class RqPeer(common.SyncPeer):
 
 
 if __name__ == "__main__":
-    common.main(RqPeer(), __doc__, ["rq", "redis", "hiredis"])
+    client.main(RqPeer(), __doc__, ["rq", "redis", "hiredis"])

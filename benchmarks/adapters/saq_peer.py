@@ -1,11 +1,11 @@
 """SAQ on Redis: `Queue.from_url`, hiredis and uvloop as its README suggests, `concurrency=32`.
 
 The worker runs in this process by `Worker.start()`, as the `saq` command does for each process, and
-without logging below warnings (its default). SAQ has no bulk enqueue: `Queue.map` awaits
-one `enqueue` per job with `asyncio.gather`, so the batch row does that too. `max_concurrent_ops` of the
-queue is raised from 20 to 100 so that 100 concurrent enqueues may be under way at once.
-Results are awaited by `Job.refresh`, which listens to a shared subscription. Its `scheduled` time is in
-whole seconds. Its abort timer is left at the default of one second.
+without logging below warnings (its default). SAQ has no bulk enqueue: `Queue.map` awaits one
+`enqueue` per job with `asyncio.gather`, so the batch row does that too. `max_concurrent_ops` of the
+queue is raised from 20 to 100 so that 100 concurrent enqueues may be under way at once. Results are
+awaited by `Job.refresh`, which listens to a shared subscription. Its `scheduled` time is in whole
+seconds. Its abort timer is left at the default of one second.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import asyncio
 import math
 import time
 
+import _client as client
 import _common as common
 from saq import Queue, Worker
 
@@ -60,7 +61,7 @@ def queue() -> Queue:
     return Queue.from_url(common.URL, max_concurrent_ops=max(100, common.CONCURRENCY))
 
 
-class SaqPeer(common.AsyncPeer):
+class SaqPeer(client.AsyncPeer):
     missing = {
         "lanes": "job priorities exist only on its Postgres queue",
         "chain": "no pipelines",
@@ -101,4 +102,4 @@ class SaqPeer(common.AsyncPeer):
 
 
 if __name__ == "__main__":
-    common.main(SaqPeer(), __doc__, ["saq", "redis", "hiredis", "uvloop"])
+    client.main(SaqPeer(), __doc__, ["saq", "redis", "hiredis", "uvloop"])

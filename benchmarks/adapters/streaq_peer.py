@@ -1,26 +1,28 @@
 """streaq 7.2.0 from the package index, the reference that our API is compatible with.
 
-Its documentation recommends uvloop (`anyio_kwargs={"use_uvloop": True}`), `enqueue_many` for batches
-and a concurrency that suits the tasks; tasks are `silent` so that no log line is written for each.
-The worker runs by `Worker.run_sync()`, which is what its command line calls for every process.
-Waiting for many results needs a wider connection pool than its default of 64, which is given there.
-With the option `backend: trio` worker and client run on Trio instead.
+Its documentation recommends uvloop (`anyio_kwargs={"use_uvloop": True}`), `enqueue_many` for
+batches and a concurrency that suits the tasks; tasks are `silent` so that no log line is written
+for each. The worker runs by `Worker.run_sync()`, which is what its command line calls for every
+process. Waiting for many results needs a wider connection pool than its default of 64, which is
+given there. With the option `backend: trio` worker and client run on Trio instead.
 """
 
 from __future__ import annotations
 
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
+import _client as client
 import _common as common
 import anyio
+
 from streaq import Worker
 
 BACKEND = common.OPTIONS.get("backend", "asyncio")
 UVLOOP = {"use_uvloop": True} if BACKEND == "asyncio" and common.OPTIONS.get("uvloop", True) else {}
 
 
-def build(silent: bool = True, **more):
+def build(*, silent: bool = True, **more):
     """A worker with every benchmark task registered; `more` is for our own adapter's options."""
     worker = Worker(
         redis_url=common.URL,
@@ -31,10 +33,10 @@ def build(silent: bool = True, **more):
         anyio_kwargs=dict(UVLOOP),
         **more,
     )
-    return worker, register(worker, silent)
+    return worker, register(worker, silent=silent)
 
 
-def register(worker, silent: bool):
+def register(worker, *, silent: bool):
     """Register the tasks and give them back by name."""
     task = worker.task(silent=silent)
 
@@ -73,12 +75,12 @@ def register(worker, silent: bool):
 
 
 def build_upstream():
-    """Upstream holds one connection for each waiter, and its client's pool stops at 64 unless told."""
+    """Upstream holds one connection for each waiter; its client's pool stops at 64 unless told."""
     wide = {"redis_kwargs": {"max_connections": 25_000}} if common.OPTIONS.get("waits") else {}
     return build(**wide)
 
 
-class StreaqPeer(common.AsyncPeer):
+class StreaqPeer(client.AsyncPeer):
     def __init__(self, factory=build_upstream) -> None:
         self.factory = factory
 
@@ -109,7 +111,7 @@ class StreaqPeer(common.AsyncPeer):
     def prepare(self, task: str, args: tuple, at_ms: int | None, lane: str | None):
         call = self.tasks[task].enqueue(*args)
         if at_ms is not None:
-            due = datetime.fromtimestamp(at_ms / 1000, tz=timezone.utc)
+            due = datetime.fromtimestamp(at_ms / 1000, tz=UTC)
             return call.start(schedule=due, priority=lane)
         return call.start(priority=lane) if lane else call
 
@@ -136,4 +138,4 @@ class StreaqPeer(common.AsyncPeer):
 
 
 if __name__ == "__main__":
-    common.main(StreaqPeer(), __doc__, ["streaq", "coredis", "hiredis", "uvloop", "trio"])
+    client.main(StreaqPeer(), __doc__, ["streaq", "coredis", "hiredis", "uvloop", "trio"])

@@ -1,19 +1,21 @@
-"""taskiq with taskiq-redis: `RedisStreamBroker` (the one its README recommends, with acknowledgement) and
-`RedisAsyncResultBackend`, run by `taskiq worker --workers 1 --max-async-tasks 32` on uvloop, which the
-worker takes by itself when it is installed. `--no-parse` skips pydantic parsing of arguments and the
-results expire as ours do (`result_ex_time=300`). With the option `broker: list` it runs `ListQueueBroker`,
-which acknowledges nothing and loses running tasks with their worker, and is quicker for it.
-No bulk enqueue: the batch row awaits `kiq()` calls with `asyncio.gather`. Waiting on a result polls with
-the default interval (0.2 s). Delayed tasks need `taskiq scheduler` beside the worker (`ListRedisScheduleSource`,
-looking once a second: `--update-interval 1`, where the default is a minute); pipelines are the package `taskiq-pipelines`.
+"""taskiq with taskiq-redis: `RedisStreamBroker` (the one its README recommends, with
+acknowledgement) and `RedisAsyncResultBackend`, run by `taskiq worker --workers 1 --max-async-tasks
+32` on uvloop, which the worker takes by itself when it is installed. `--no-parse` skips pydantic
+parsing of arguments and the results expire as ours do (`result_ex_time=300`). With the option
+`broker: list` it runs `ListQueueBroker`, which acknowledges nothing and loses running tasks with
+their worker, and is quicker for it. No bulk enqueue: the batch row awaits `kiq()` calls with
+`asyncio.gather`. Waiting on a result polls with the default interval (0.2 s). Delayed tasks need
+`taskiq scheduler` beside the worker (`ListRedisScheduleSource`, looking once a second:
+`--update-interval 1`, where the default is a minute); pipelines are the package `taskiq-pipelines`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
+import _client as client
 import _common as common
 from taskiq import TaskiqEvents, TaskiqScheduler
 from taskiq_pipelines import Pipeline, PipelineMiddleware
@@ -79,7 +81,7 @@ async def step(value: int) -> int:
 TASKS = {"noop": noop, "stamp": stamp, "echo": echo, "nap": nap, "spin": spin, "late": late}
 
 
-class TaskiqPeer(common.AsyncPeer):
+class TaskiqPeer(client.AsyncPeer):
     missing = {
         "lanes": "no priorities on Redis",
         "abort": "a running task cannot be aborted",
@@ -96,7 +98,7 @@ class TaskiqPeer(common.AsyncPeer):
     async def enqueue(self, task: str, *args, at_ms=None, lane=None):
         if at_ms is None:
             return await TASKS[task].kiq(*args)
-        due = datetime.fromtimestamp(at_ms / 1000, timezone.utc)
+        due = datetime.fromtimestamp(at_ms / 1000, UTC)
         return await TASKS[task].schedule_by_time(source, due, *args)
 
     async def enqueue_batch(self, calls: list[tuple]) -> None:
@@ -126,4 +128,4 @@ class TaskiqPeer(common.AsyncPeer):
 
 if __name__ == "__main__":
     packages = ["taskiq", "taskiq-redis", "taskiq-pipelines", "redis", "hiredis", "uvloop"]
-    common.main(TaskiqPeer(), __doc__, packages)
+    client.main(TaskiqPeer(), __doc__, packages)
