@@ -15,6 +15,7 @@ from streaq.engine.lifecycle import Life
 from streaq.engine.settings import Settings
 from streaq.hooks import Dispatcher
 from streaq.producer import Producer, check_start
+from streaq.queries import Queries
 from streaq.types import StreaqError
 
 if TYPE_CHECKING:
@@ -123,6 +124,22 @@ class Session:
         if self._producer is None:
             raise StreaqError(NOT_ENTERED)
         return self._producer
+
+    def queries(self) -> Queries:
+        """What answers questions about tasks.
+
+        :raises StreaqError: when the worker was not entered.
+        """
+        worker = self._worker
+        return Queries(
+            self.broker(),
+            worker.codec,
+            self.hooks(),
+            queue=worker.queue_name,
+            client_id=worker.id,
+            priorities=worker.priorities,
+            tz=worker.tz,
+        )
 
     def decoded_client(self) -> Any:
         """The users' own client.

@@ -14,12 +14,9 @@ import anyio
 from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskStatus as AnyioTaskStatus
 
-from streaq.broker.connection import ConnectionSettings, Connector
 from streaq.engine.health import Health
 from streaq.hooks import Hook
-from streaq.queries import Queries
 from streaq.registry import Registry
-from streaq.session import Session
 from streaq.task import Task, TaskInfo, TaskResult, TaskStatus
 from streaq.types import C, Deserializer, Serializer, StreaqError
 from streaq.utils import to_ms, to_seconds
@@ -30,6 +27,7 @@ if TYPE_CHECKING:
 
     from streaq.broker.inspect import QueueSnapshot
     from streaq.history import TaskHistory
+    from streaq.queries import Queries
     from streaq.telemetry import Telemetry
 
 DEFAULT_PRIORITIES = ("low", "normal", "high")
@@ -126,12 +124,14 @@ class Worker(Registry, Generic[C]):
         max_payload_bytes: int | None = MAX_PAYLOAD_BYTES,
     ) -> None:
         super().__init__()
-        self.connector = Connector(
-            ConnectionSettings(
-                redis_url, redis_pool, redis_kwargs or {}, sentinel_nodes, sentinel_master,
-                sentinel_kwargs, cluster_nodes,
-            )
-        )  # fmt: skip
+        # Here and not above, because redis-py loads half of OpenTelemetry where that is installed.
+        from streaq.broker.connection import ConnectionSettings, Connector
+        from streaq.session import Session
+
+        self.connector = Connector(ConnectionSettings(
+            redis_url, redis_pool, redis_kwargs or {},
+            sentinel_nodes, sentinel_master, sentinel_kwargs, cluster_nodes,
+        ))  # fmt: skip
         #: unique name of this worker
         self.id = id or uuid4().hex[:8]
         self.queue_name = queue_name
@@ -147,10 +147,8 @@ class Worker(Registry, Generic[C]):
         self.handle_signals = handle_signals
         self.idle_timeout_ms = _at_least(100, "idle_timeout (in ms)", to_ms(idle_timeout))
         self.grace_period_s = to_seconds(grace_period) or 0.0
-        self.anyio_backend = anyio_backend
-        self.anyio_kwargs = anyio_kwargs or {}
-        self.extra_hooks = list(hooks)
-        self.telemetry = telemetry
+        self.anyio_backend, self.anyio_kwargs = anyio_backend, dict(anyio_kwargs or {})
+        self.extra_hooks, self.telemetry = list(hooks), telemetry
         #: what ``/livez`` and ``/readyz`` go by
         self.health = Health()
         #: tasks ended so far: completed, failed, retried, aborted, relinquished, fenced
@@ -327,19 +325,13 @@ class Worker(Registry, Generic[C]):
 
     @property
     def _queries(self) -> Queries:
-        return Queries(
-            self._session.broker(),
-            self.codec,
-            self._session.hooks(),
-            queue=self.queue_name,
-            client_id=self.id,
-            priorities=self.priorities,
-            tz=self.tz,
-        )
+        return self._session.queries()
 
 
 def _priorities(given: Sequence[str] | None) -> list[str]:
     """Highest first, checked."""
+    if isinstance(given, str):
+        raise StreaqError(f"priorities must be a list of names, as [{given!r}]; it is {given!r}.")
     names = list(DEFAULT_PRIORITIES if given is None else given)
     if not names:
         raise StreaqError("priorities can't be empty; leave it out for low, normal and high.")

@@ -80,6 +80,11 @@ def test_importing_streaq_loads_no_telemetry() -> None:
     assert output_of(script) == "[]"
 
 
+def test_importing_streaq_loads_no_telemetry() -> None:
+    script = f"import sys, streaq;print([name for name in {TELEMETRY!r} if name in sys.modules])"
+    assert output_of(script) == "[]"
+
+
 def test_importing_streaq_asks_for_no_telemetry() -> None:
     """Asked of each import itself, because redis-py loads OpenTelemetry wherever that is there."""
     script = f"""
