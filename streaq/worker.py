@@ -25,9 +25,11 @@ from streaq.wire import Codec
 if TYPE_CHECKING:
     from redis.asyncio import ConnectionPool
 
+    from streaq.broker.connection import Connector
     from streaq.broker.inspect import QueueSnapshot
     from streaq.history import TaskHistory
     from streaq.queries import Queries
+    from streaq.session import Session
     from streaq.telemetry import Telemetry
 
 DEFAULT_PRIORITIES = ("low", "normal", "high")
@@ -124,14 +126,10 @@ class Worker(Registry, Generic[C]):
         max_payload_bytes: int | None = MAX_PAYLOAD_BYTES,
     ) -> None:
         super().__init__()
-        # Here and not above, because redis-py loads half of OpenTelemetry where that is installed.
-        from streaq.broker.connection import ConnectionSettings, Connector
-        from streaq.session import Session
-
-        self.connector = Connector(ConnectionSettings(
-            redis_url, redis_pool, redis_kwargs or {},
-            sentinel_nodes, sentinel_master, sentinel_kwargs, cluster_nodes,
-        ))  # fmt: skip
+        self.connector = _connector(
+            redis_url, redis_pool, redis_kwargs or {}, sentinel_nodes, sentinel_master,
+            sentinel_kwargs, cluster_nodes,
+        )  # fmt: skip
         #: unique name of this worker
         self.id = id or uuid4().hex[:8]
         self.queue_name = queue_name
@@ -155,7 +153,7 @@ class Worker(Registry, Generic[C]):
         self.counters: dict[str, int] = {}
         #: whether to stop when the queue is empty (``streaq run --burst``)
         self.burst = False
-        self._session = Session(self)
+        self._session = _session(self)
 
     def __repr__(self) -> str:
         return f"<Worker {self.id} of queue {self.queue_name!r} at {self.connector.safe_url}>"
@@ -326,6 +324,19 @@ class Worker(Registry, Generic[C]):
     @property
     def _queries(self) -> Queries:
         return self._session.queries()
+
+
+# Imported when a worker is made, because redis-py loads half of OpenTelemetry where it is installed.
+def _connector(*settings: Any) -> Connector:
+    from streaq.broker.connection import ConnectionSettings, Connector
+
+    return Connector(ConnectionSettings(*settings))
+
+
+def _session(worker: Worker[Any]) -> Session:
+    from streaq.session import Session
+
+    return Session(worker)
 
 
 def _priorities(given: Sequence[str] | None) -> list[str]:
