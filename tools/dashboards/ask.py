@@ -15,8 +15,8 @@ from urllib.request import urlopen
 
 from tools.dashboards.theme import Json
 
-ANY = ".+"
-"""What "All" stands for in every variable."""
+ANY = ".*"
+"""What "All" stands for."""
 MAX_POINTS = 700
 """About the pixels of a panel, and so the points that Grafana asks for."""
 
@@ -55,7 +55,7 @@ def interpolate(
     built_in = {
         "__interval": f"{step:.0f}s",
         "__rate_interval": f"{max(step + window.scrape_s, 4 * window.scrape_s):.0f}s",
-        "__range": f"{window.range_s:.0f}s",
+        "__range": f"{max(window.range_s, 1):.0f}s",
     }
 
     def fill(match: re.Match[str]) -> str:

@@ -133,7 +133,8 @@ def _values(name: str, label: str, series: str) -> Json:
         "sort": 1,
         "includeAll": True,
         "multi": True,
-        "allValue": ".+",
+        # A label may be empty, as the priority of what has none; a target always has a name.
+        "allValue": ".+" if name in {"job", "instance"} else ".*",
         "current": {"text": ["All"], "value": ["$__all"]},
         "options": [],
     }

@@ -1,0 +1,231 @@
+"""Dashboards and alerts against a real Prometheus that scrapes real workers.
+
+First everything is well, then one fault after the other; every query of every panel has to give
+data, and what should be empty when all is well has to be.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.request import urlopen
+
+import pytest
+
+from streaq.telemetry import names
+from streaq.telemetry.names import METRICS
+from tests.stack.conftest import dashboards
+from tests.stack.plant import Plant, eventually, until
+from tools.dashboards.ask import ANY, interpolate, panels
+
+pytestmark = pytest.mark.timeout(400)
+
+DASHBOARDS = dashboards()
+EMPTY_WHEN_WELL = {
+    "Reclaimed": "no worker was lost, until one is killed",
+    "Fenced": "no worker came back too late, until one is paused",
+    "Redis errors by operation": "Redis was there, until it is killed",
+    "Missed in the last hour": "a worker was always alive, until all are sent away",
+}
+"""Panels with nothing (or only zeros) to show when all is well, and the fault that fills them."""
+
+
+class Ask(NamedTuple):
+    """One query of one panel."""
+
+    dashboard: str
+    panel: dict[str, Any]
+    target: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return f"{self.dashboard}: {self.panel['title']} {self.target['refId']}"
+
+
+ASKS = [
+    Ask(name.removesuffix(".json"), panel, target)
+    for name, dashboard in DASHBOARDS.items()
+    for panel in panels(dashboard)
+    for target in panel["targets"]
+]
+each_ask = pytest.mark.parametrize("ask", ASKS, ids=lambda ask: ask.name)
+
+
+def numbers(series: list[dict[str, Any]]) -> list[float]:
+    """Every number in an answer, of an instant or a range; NaN is none."""
+    found = [
+        float(text)
+        for one in series
+        for _, text in (one.get("values") or [one["value"]])
+    ]  # fmt: skip
+    return [number for number in found if number == number]  # noqa: PLR0124 - that is NaN's test
+
+
+class Shift(NamedTuple):
+    """What every query said at the end of one part of the story."""
+
+    plant: Plant
+    answers: dict[str, list[float]]
+
+
+def ask_everything(plant: Plant) -> dict[str, list[float]]:
+    window = plant.window()
+    return {
+        ask.name: numbers(plant.prometheus.target(ask.panel, ask.target, window)) for ask in ASKS
+    }
+
+
+@pytest.fixture(scope="module")
+def plant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
+    with Plant(tmp_path_factory.mktemp("plant")) as plant:
+        yield plant
+
+
+@pytest.fixture(scope="module")
+def well(plant: Plant) -> Shift:
+    """After a while of work without a fault, when there is nothing left to wait for."""
+    answers: dict[str, list[float]] = {}
+
+    def complete() -> bool:
+        answers.update(ask_everything(plant))
+        missing = [
+            ask.name
+            for ask in ASKS
+            if not answers[ask.name] and ask.panel["title"] not in EMPTY_WHEN_WELL
+        ]
+        # Long enough for a rate over the widest window, and for each minute's bar.
+        return not missing and plant.window().range_s > 75
+
+    eventually(complete, 120)  # if not, the tests below say which do not
+    return Shift(plant, dict(answers))
+
+
+@pytest.fixture(scope="module")
+def troubled(well: Shift) -> Shift:
+    """After one fault of each kind."""
+    plant = well.plant
+    before = plant.value(f"sum({names.TASKS_RECLAIMED.name})")
+    plant.kill_a_worker()
+    until("a killed worker's tasks are reclaimed",
+          lambda: plant.value(f"sum({names.TASKS_RECLAIMED.name})") > before)  # fmt: skip
+    killed = plant.value(f"sum({names.TASKS_RECLAIMED.name})")
+    plant.pause_a_worker(lambda: plant.value(f"sum({names.TASKS_RECLAIMED.name})") > killed)
+    until("the paused worker's settles are fenced",
+          lambda: plant.value(f"sum({names.TASKS_FENCED.name})") > 0)  # fmt: skip
+    plant.redis.restart(kill=True)
+    until("calls to Redis failed", lambda: plant.value(f"sum({names.REDIS_ERRORS.name})") > 0)
+    gone = time.monotonic()
+    plant.send_the_workers_away(lambda: time.monotonic() > gone + 5)
+    until("missed firings are seen", lambda: plant.value(f"sum({names.CRON_MISSED.name})") > 0)
+    wanted = [ask for ask in ASKS if ask.panel["title"] in EMPTY_WHEN_WELL]
+    answers: dict[str, list[float]] = {}
+
+    def shown() -> bool:
+        answers.update(ask_everything(plant))
+        return all(any(answers[ask.name]) for ask in wanted)
+
+    eventually(shown, 90)  # if not, the tests below say which is not
+    return Shift(plant, dict(answers))
+
+
+@each_ask
+def test_it_gives_data_when_it_should_and_none_when_it_should_not(ask: Ask, well: Shift) -> None:
+    reason = EMPTY_WHEN_WELL.get(ask.panel["title"])
+    if reason:
+        assert not any(well.answers[ask.name]), reason
+    else:
+        assert well.answers[ask.name], interpolate(ask.target["expr"], well.plant.window())
+
+
+def test_panels_listed_as_empty_exist() -> None:
+    assert set(EMPTY_WHEN_WELL) <= {ask.panel["title"] for ask in ASKS}
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
+def test_every_metric_is_scraped(metric: names.Metric, troubled: Shift) -> None:
+    at = time.time()
+    for series in metric.series:
+        found = troubled.plant.prometheus.instant(f"last_over_time({series}[10m])", at)
+        assert found, f"{series} was never seen"
+        for one in found:
+            extra = {"le"} if series.endswith("_bucket") else set()
+            own = set(one["metric"]) - {"__name__", "job", "instance"}
+            assert own <= {*metric.labels, *extra}
+
+
+@pytest.mark.parametrize("name", list(DASHBOARDS))
+def test_the_variables_have_values_to_choose_from(name: str, well: Shift) -> None:
+    now = time.time()
+    chosen = {"datasource": "prometheus"}
+    for variable in DASHBOARDS[name]["templating"]["list"]:
+        if variable["type"] != "query":
+            continue
+        series = variable["query"]["query"].removeprefix("label_values(").rsplit(",", 1)[0]
+        expression = interpolate(series, well.plant.window(), variables=chosen)
+        found = well.plant.prometheus.instant(f"count by ({variable['name']}) ({expression})", now)
+        values = {one["metric"].get(variable["name"], "") for one in found} - {""}
+        assert values, variable["name"]
+        chosen[variable["name"]] = ANY
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [m for m in METRICS if m.type == "histogram" and "task" in m.labels],
+    ids=lambda metric: metric.name,
+)
+def test_histograms_carry_exemplars_that_name_a_trace(metric: names.Metric, well: Shift) -> None:
+    if metric is names.SCHEDULE_LAG:
+        pytest.skip("a task that becomes due has no span yet")
+    found = well.plant.prometheus.exemplars(f"{metric.name}_bucket", well.plant.window())
+    traces = {e["labels"].get("trace_id") for one in found for e in one["exemplars"]}
+    assert traces
+    assert all(trace and len(trace) == 32 for trace in traces)
+
+
+@each_ask
+def test_a_fault_shows_where_it_should(ask: Ask, troubled: Shift) -> None:
+    if ask.panel["title"] in EMPTY_WHEN_WELL:
+        assert any(troubled.answers[ask.name])
+    else:
+        assert troubled.answers[ask.name]
+
+
+def test_every_rule_is_evaluated_without_an_error(troubled: Shift) -> None:
+    groups = troubled.plant.prometheus.get("rules")["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+    assert len(rules) > 20
+    assert [rule["name"] for rule in rules if rule["health"] != "ok"] == []
+
+
+@pytest.mark.parametrize("alert", ["StreaqReclaims", "StreaqFencedSettles", "StreaqCronMissed"])
+def test_alerts_reach_alertmanager_as_people_will_see_them(alert: str, troubled: Shift) -> None:
+    def arrived() -> list[dict[str, Any]]:
+        with urlopen(f"{troubled.plant.alertmanager_url}/api/v2/alerts", timeout=5) as answer:
+            return [one for one in json.load(answer) if one["labels"]["alertname"] == alert]
+
+    until(f"{alert} arrives", arrived, 60)
+    (found, *_) = arrived()
+    assert found["labels"]["queue"] == "shop"
+    assert found["labels"]["severity"] == "ticket"
+    assert not {"grafana", "runbooks"} & set(found["labels"]), "dropped before they leave"
+    assert found["annotations"]["runbook_url"].startswith("docs/runbooks/")
+    assert "shop" in found["annotations"]["dashboard"]
+    assert "{{" not in str(found["annotations"])
+
+
+def test_the_workers_came_through_it(troubled: Shift) -> None:
+    """The plant recovers by itself: workers alive, tasks starting, nothing stuck."""
+    plant = troubled.plant
+    until("both workers are alive", lambda: plant.value(f"max({names.QUEUE_WORKERS.name})") >= 2)
+    until("tasks are started again",
+          lambda: plant.value(f"sum(rate({names.TASKS_STARTED.name}[30s]))") > 1)  # fmt: skip
+
+
+def test_logs_are_one_json_object_a_line(troubled: Shift) -> None:
+    log: Path = troubled.plant.workers[0].log
+    lines = log.read_text(encoding="utf-8").splitlines()
+    assert len(lines) > 100
+    assert all("event" in json.loads(line) for line in lines)
