@@ -175,15 +175,25 @@ class Registry:
     def include(self, other: Worker[Any]) -> None:
         """Take over another worker's tasks and cron jobs, for modules that define their own.
 
-        :raises StreaqError: for a name that both have; then none is taken over.
+        :raises StreaqError: for a name that both have (then none is taken over), or a worker that
+            is included already.
         """
         if clash := sorted(set(self.registry) & set(other.registry)):
             raise StreaqError(f"Both workers have a task named {', '.join(clash)}.")
         owner = cast("Worker[Any]", self)
+        if other.owner() is self.owner():
+            raise StreaqError(f"Worker {other.id} is included already.")
         for name, task in other.registry.items():
             task.worker = owner
             self.registry[name] = task
         other.included_in = owner
+
+    def owner(self) -> Worker[Any]:
+        """The worker that runs these tasks: itself, or the outermost that includes it."""
+        worker = cast("Worker[Any]", self)
+        while worker.included_in is not None:
+            worker = worker.included_in
+        return worker
 
     def enqueue_unsafe(self, fn_name: str, *args: Any, **kwargs: Any) -> Task[Any, Any]:
         """A call by name, of a function that only the workers know. Nothing is checked here.

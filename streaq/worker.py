@@ -201,8 +201,7 @@ class Worker(Registry, Generic[C]):
 
         :raises StreaqError: while the worker does not run.
         """
-        owner = self.included_in or self
-        return cast("C", owner._session.context())  # noqa: SLF001 - another Worker
+        return cast("C", self.owner()._session.context())  # noqa: SLF001 - another Worker
 
     @property
     def redis(self) -> Any:

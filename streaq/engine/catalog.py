@@ -106,8 +106,9 @@ def in_thread(fn: Callable[..., Any], limiter: anyio.CapacityLimiter) -> ReturnC
 def _call(
     fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Any, BaseException | None]:
-    """What ``fn`` returns, or those errors that a future can't carry out of its thread: whoever
-    waits for it would wait for ever."""
+    """What ``fn`` returns, or one of those errors that a future can't carry out of its thread:
+    whoever waits for it would wait for ever.
+    """
     try:
         return fn(*args, **kwargs), None
     except (StopIteration, GeneratorExit) as e:
