@@ -36,5 +36,5 @@ async def running(*workers: Worker[Any]) -> AsyncIterator[None]:
 async def until(true: Callable[[], bool], timeout_s: float = 5) -> None:
     """Wait for what no event tells, such as the state of the server seen from outside."""
     with anyio.fail_after(timeout_s):
-        while not true():
+        while not true():  # noqa: ASYNC110 - there is no event
             await anyio.sleep(0.002)

@@ -74,8 +74,10 @@ async def test_delay(make_worker: MakeWorker) -> None:
         task = await sleeper.enqueue(3).start(delay=10)  # start after 10 seconds
         longer = await sleeper.enqueue(3).start(delay=timedelta(minutes=2))
         info, longer_info = await task.info(), await longer.info()
-        assert info is not None and info.scheduled is not None
-        assert longer_info is not None and longer_info.scheduled is not None
+        assert info is not None
+        assert info.scheduled is not None
+        assert longer_info is not None
+        assert longer_info.scheduled is not None
         assert await task.status() is TaskStatus.SCHEDULED
         assert before + 9_990 <= ms(info.scheduled) <= time.time() * 1000 + 10_010
         assert ms(longer_info.scheduled) - ms(info.scheduled) == pytest.approx(110_000, abs=1000)

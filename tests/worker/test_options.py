@@ -1,4 +1,4 @@
-"""Each option of the task decorator: expire, max_tries, name, timeout, retry_timeouts, ttl, unique."""
+"""Each option of the task decorator: expire, tries, name, timeout, retry_timeouts, ttl, unique."""
 
 from __future__ import annotations
 

@@ -17,11 +17,11 @@ async def test_the_promised_example(
 
     @worker.task
     async def low() -> None:
-        print("Low priority task")  # noqa: T201
+        print("Low priority task")
 
     @worker.task
     async def high() -> None:
-        print("High priority task")  # noqa: T201
+        print("High priority task")
 
     async with worker:
         first = await low.enqueue().start(priority="low")

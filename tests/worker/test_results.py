@@ -32,9 +32,9 @@ async def test_the_promised_example(
     before = time.time() * 1000
     async with running(worker):
         task = await sleeper.enqueue(3).start(delay=timedelta(seconds=0.2))
-        print(await task.status())  # noqa: T201
-        print(await task.result())  # noqa: T201
-        print(await task.status())  # noqa: T201
+        print(await task.status())
+        print(await task.result())
+        print(await task.status())
         result = await task.result()
     scheduled, shown, done = capsys.readouterr().out.splitlines()
     assert scheduled == "TaskStatus.SCHEDULED"
