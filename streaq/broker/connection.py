@@ -13,7 +13,6 @@ import redis
 import redis.asyncio as aredis
 from redis import exceptions as errors
 from redis.asyncio.cluster import ClusterNode as AsyncClusterNode
-from redis.asyncio.connection import BlockingConnectionPool
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.asyncio.sentinel import Sentinel as AsyncSentinel
 from redis.asyncio.sentinel import SentinelConnectionPool as AsyncSentinelPool
@@ -35,6 +34,7 @@ from streaq.broker.options import (
     mask_url,
 )
 from streaq.broker.outage import Backoff, explain, is_connection_lost
+from streaq.broker.pool import WaitingPool
 from streaq.types import StreaqError
 
 __all__ = [
@@ -229,8 +229,7 @@ class Connector:
             return aredis.Redis.from_pool(self._sentinel_pool(options, kwargs))
         # Callers beyond the limit wait for a connection instead of failing.
         limit = max(options.get("max_connections") or _MAX_CONNECTIONS, _MIN_CONNECTIONS)
-        pool = BlockingConnectionPool(max_connections=limit, timeout=None, **kwargs)
-        return aredis.Redis.from_pool(pool)
+        return aredis.Redis.from_pool(WaitingPool(max_connections=limit, **kwargs))
 
     def _sentinel_pool(self, options: dict[str, Any], kwargs: dict[str, Any]) -> AsyncSentinelPool:
         s = self._settings

@@ -182,6 +182,8 @@ def _refuse_conflicts(settings: ConnectionSettings) -> None:
         nodes = getattr(settings, name)
         if nodes is not None and not nodes:
             raise StreaqError(f"{name} is empty: give at least one (host, port)")
+    if settings.cluster_nodes is not None and not hasattr(aredis.RedisCluster, "pubsub"):
+        raise StreaqError("a Redis Cluster needs redis-py 8 or later: pip install -U redis")
     if isinstance(settings.pool, SentinelConnectionPool):
         raise StreaqError("redis_pool is a Sentinel pool: give sentinel_nodes instead")
 

@@ -125,6 +125,13 @@ def test_cluster_options_are_the_cluster_clients() -> None:
         options(cluster_nodes=[("h", 1)], url="redis://h/1")
 
 
+def test_a_cluster_needs_a_client_that_can_subscribe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(aredis.RedisCluster, "pubsub")
+    with pytest.raises(StreaqError, match="redis-py 8 or later"):
+        options(cluster_nodes=[("h", 1)])
+    assert options(sentinel_nodes=[("h", 1)]) == {}
+
+
 @pytest.mark.parametrize("name", ["sentinel_nodes", "cluster_nodes"])
 def test_login_and_tls_of_the_url_count_without_its_address(name: str) -> None:
     found = options(url="rediss://me:pw@h:1", **{name: [("n", 2)]})
