@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from streaq.telemetry.asgi import metrics_app
     from streaq.telemetry.config import Telemetry, hooks_for
     from streaq.telemetry.context import TaskContextFilter
-    from streaq.telemetry.install import install
+    from streaq.telemetry.late import install
     from streaq.telemetry.logging_setup import configure_logging
 
 __all__ = [
@@ -31,7 +31,7 @@ _HOME = {
     "Telemetry": "config",
     "configure_logging": "logging_setup",
     "hooks_for": "config",
-    "install": "install",
+    "install": "late",
     "metrics_app": "asgi",
 }
 

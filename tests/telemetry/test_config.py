@@ -1,0 +1,119 @@
+"""Settings, and the hooks made from them."""
+
+from __future__ import annotations
+
+import gc
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from prometheus_client import REGISTRY, CollectorRegistry
+
+from streaq import Worker
+from streaq.hooks import Dispatcher
+from streaq.telemetry import Telemetry, hooks_for, install
+from streaq.telemetry.collector import collector_for
+from streaq.types import StreaqError
+from tests.telemetry.events import attempt, ending
+
+WHO: dict[str, Any] = {"queue": "shop", "client_id": "w1", "server_address": ("db", 6379)}
+
+
+def kinds(telemetry: bool | Telemetry) -> list[str]:
+    return [type(hook).__name__ for hook in hooks_for(telemetry, **WHO)]
+
+
+def test_all_of_it_by_default() -> None:
+    telemetry = Telemetry(registry=CollectorRegistry())
+    assert kinds(telemetry) == ["TracingHook", "ScopeHook", "MetricsHook", "LogsHook"]
+
+
+def test_true_is_the_default_and_false_is_none() -> None:
+    assert kinds(True) == kinds(Telemetry())
+    assert kinds(False) == []
+
+
+@pytest.mark.parametrize(
+    ("off", "left"),
+    [
+        ("traces", ["ScopeHook", "MetricsHook", "LogsHook"]),
+        ("metrics", ["TracingHook", "ScopeHook", "LogsHook"]),
+        ("logs", ["TracingHook", "ScopeHook", "MetricsHook"]),
+    ],
+)
+def test_each_can_be_off(off: str, left: list[str]) -> None:
+    options: Any = {off: False}
+    assert kinds(Telemetry(registry=CollectorRegistry(), **options)) == left
+
+
+def test_metrics_alone_put_nothing_around_attempts() -> None:
+    telemetry = Telemetry(registry=CollectorRegistry(), traces=False, logs=False)
+    assert kinds(telemetry) == ["MetricsHook"]
+
+
+def test_only_one_context_manager_surrounds_an_attempt() -> None:
+    hooks = Dispatcher(hooks_for(Telemetry(registry=CollectorRegistry()), **WHO))
+    assert len(hooks.around_attempt) == 1
+
+
+def test_metrics_appear_in_the_default_registry_unless_told() -> None:
+    [hook] = hooks_for(Telemetry(traces=False, logs=False), **WHO)
+    a = attempt("of-test-config")
+    hook.on_start(a)
+    hook.on_finish(ending(a))
+    labels = {"queue": "shop", "task": "of-test-config", "priority": "normal"}
+    assert REGISTRY.get_sample_value("streaq_tasks_started_total", labels) == 1
+
+
+def test_workers_of_one_process_are_added_up_and_remembered() -> None:
+    registry = CollectorRegistry()
+    telemetry = Telemetry(registry=registry, traces=False, logs=False)
+    for _ in range(3):
+        [hook] = hooks_for(telemetry, **WHO)
+        hook.on_start(attempt())
+        del hook
+    gc.collect()
+    labels = {"queue": "shop", "task": "charge", "priority": "normal"}
+    assert registry.get_sample_value("streaq_tasks_started_total", labels) == 3
+    assert len(collector_for(registry)._sources) == 0
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"propagation": "parent"}, {"max_task_names": 0}, {"max_exception_names": 0}, {"log_limit": 0}],
+)
+def test_what_makes_no_sense_is_said(wrong: dict[str, Any]) -> None:
+    [name] = wrong
+    with pytest.raises(StreaqError, match=name):
+        Telemetry(**wrong)
+
+
+def test_link_after_takes_seconds_or_a_timedelta() -> None:
+    for value in (90, 90.0, timedelta(seconds=90)):
+        [tracing, _] = Telemetry(link_after=value, metrics=False, logs=False).hooks(**WHO)
+        assert tracing._rules.link_after_ms == 90_000  # type: ignore[attr-defined]
+
+
+def test_install_gives_a_worker_telemetry() -> None:
+    worker: Worker[Any] = Worker(telemetry=False)
+    install(worker)
+    assert isinstance(worker.telemetry, Telemetry)
+    settings = Telemetry(propagation="link")
+    install(worker, settings)
+    assert worker.telemetry is settings
+
+
+def test_install_comes_too_late_once_the_hooks_are_made() -> None:
+    worker: Worker[Any] = Worker(telemetry=False)
+    worker._session.hooks()
+    with pytest.raises(StreaqError, match="before the worker is entered"):
+        install(worker)
+
+
+def test_an_unknown_name_is_not_there() -> None:
+    import streaq.telemetry
+
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = streaq.telemetry.nonsense  # type: ignore[attr-defined]
+    for name in streaq.telemetry.__all__:
+        assert getattr(streaq.telemetry, name) is not None

@@ -1,0 +1,192 @@
+"""The user's own log lines carry the task's ids, whatever they log with."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from contextvars import copy_context
+
+import pytest
+import structlog
+from structlog.testing import LogCapture
+
+from streaq.hooks import Dispatcher
+from streaq.telemetry import names
+from streaq.telemetry.context import TaskContextFilter, bind, current_fields
+from streaq.telemetry.logging_setup import JsonFormatter, configure_logging
+from streaq.telemetry.logs import LogRules, LogsHook
+from streaq.telemetry.scope import ScopeHook
+from streaq.types import StreaqError
+from tests.telemetry.events import SAMPLED, attempt, raised
+
+BOUND = {
+    "task": "charge",
+    "task_id": "id-1",
+    "queue": "shop",
+    "priority": "normal",
+    "try": 1,
+    "worker_id": "w1",
+    "trace_id": "a" * 32,
+    "span_id": "b" * 16,
+}
+
+
+def inside(body: object, trace: str = SAMPLED) -> None:
+    """Run as an attempt is: in a context of its own, with its fields bound."""
+
+    def run() -> None:
+        bind(attempt(trace=trace))
+        body()  # type: ignore[operator]
+
+    copy_context().run(run)
+
+
+def test_the_fields_are_those_that_are_promised() -> None:
+    seen: list[dict[str, object]] = []
+    inside(lambda: seen.append(current_fields()))
+    assert seen == [BOUND]
+    assert tuple(BOUND) == names.CONTEXT_FIELDS
+    assert current_fields() == {}
+
+
+def test_without_a_trace_there_are_no_ids() -> None:
+    seen: list[dict[str, object]] = []
+    inside(lambda: seen.append(current_fields()), trace="")
+    assert set(BOUND) - set(seen[0]) == {"trace_id", "span_id"}
+
+
+def test_the_users_structlog_carries_them() -> None:
+    capture = LogCapture()
+    log = structlog.wrap_logger(
+        None, processors=[structlog.contextvars.merge_contextvars, capture]
+    )
+    inside(lambda: log.info("charging", amount=3))
+    assert capture.entries == [{**BOUND, "event": "charging", "amount": 3, "log_level": "info"}]
+
+
+def test_an_unconfigured_structlog_carries_them(capsys: pytest.CaptureFixture[str]) -> None:
+    inside(lambda: structlog.get_logger().info("charging"))
+    out = capsys.readouterr().out
+    assert "id-1" in out
+    assert "a" * 32 in out
+
+
+def test_the_standard_library_carries_them_through_the_filter() -> None:
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.addFilter(TaskContextFilter())
+    handler.setFormatter(logging.Formatter("[%(task_id)s %(try)s %(trace_id)s] %(message)s"))
+    logger = logging.Logger("mine")
+    logger.addHandler(handler)
+    inside(lambda: logger.warning("charging"))
+    logger.warning("outside")
+    assert stream.getvalue() == f"[id-1 1 {'a' * 32}] charging\n[  ] outside\n"
+
+
+def test_the_scope_binds_and_says_that_the_task_started() -> None:
+    capture = LogCapture()
+    hook = LogsHook(LogRules(), structlog.wrap_logger(None, processors=[capture]).bind())
+    dispatcher = Dispatcher([ScopeHook(None, hook)])
+
+    def run() -> None:
+        with dispatcher.around(dispatcher.around_attempt, attempt()):
+            assert current_fields()["task_id"] == "id-1"
+
+    copy_context().run(run)
+    assert [entry["event"] for entry in capture.entries] == ["task.started"]
+
+
+# ------------------------------------------------------------------ configure_logging
+
+
+@pytest.fixture(autouse=True)
+def root_logger(monkeypatch: pytest.MonkeyPatch) -> logging.Logger:
+    """The root logger, put back as it was afterwards."""
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    monkeypatch.setattr(root, "level", root.level)
+    return root
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def write_lines(stream: io.StringIO, log_format: object) -> None:
+    configure_logging(log_format, "info", stream)  # type: ignore[arg-type]
+    hook = LogsHook()
+
+    def body() -> None:
+        hook.started(attempt(trace=SAMPLED))
+        logging.getLogger("mine").info("charging %s", "order", extra={"amount": 3})
+        logging.getLogger("mine").debug("not this")
+        try:
+            raise raised(ValueError("boom"))
+        except ValueError:
+            logging.getLogger("mine").exception("oh no")
+
+    inside(body)
+
+
+def test_json_is_one_object_a_line() -> None:
+    stream = io.StringIO()
+    write_lines(stream, "json")
+    started, mine, failed = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert (started["event"], started["level"]) == ("task.started", "info")
+    assert started["logger"] == "streaq.events"
+    assert started["timestamp"].endswith("Z")
+    assert {name: mine[name] for name in BOUND} == BOUND
+    assert (mine["event"], mine["amount"], mine["logger"]) == ("charging order", 3, "mine")
+    assert failed["exception"].endswith("ValueError: boom")
+
+
+def test_console_has_colours_on_a_terminal_only() -> None:
+    terminal, pipe = Terminal(), io.StringIO()
+    write_lines(terminal, "console")
+    write_lines(pipe, "console")
+    assert "\x1b[" in terminal.getvalue()
+    assert "\x1b[" not in pipe.getvalue()
+    for text in (terminal.getvalue(), pipe.getvalue()):
+        assert "task.started" in text
+        assert "charging order" in text
+
+
+def test_auto_is_console_on_a_terminal_and_json_elsewhere() -> None:
+    terminal, pipe = Terminal(), io.StringIO()
+    configure_logging("auto", "info", terminal)
+    assert not isinstance(logging.getLogger().handlers[0].formatter, JsonFormatter)
+    logging.getLogger().handlers.clear()
+    configure_logging("auto", "info", pipe)
+    assert isinstance(logging.getLogger().handlers[0].formatter, JsonFormatter)
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_no_values_of_variables_in_tracebacks(log_format: str) -> None:
+    stream = Terminal()
+    write_lines(stream, log_format)
+    assert "boom" in stream.getvalue()
+    assert "local-secret" not in stream.getvalue()
+
+
+def test_auto_leaves_the_applications_own_logging_alone(root_logger: logging.Logger) -> None:
+    stream = io.StringIO()
+    own = logging.StreamHandler(stream)
+    own.setFormatter(logging.Formatter("%(task_id)s: %(message)s"))
+    root_logger.handlers[:] = [own]
+    configure_logging("auto")
+    assert root_logger.handlers == [own]
+    inside(lambda: logging.getLogger("mine").error("charging"))
+    assert stream.getvalue() == "id-1: charging\n"
+
+
+def test_the_level_is_kept(root_logger: logging.Logger) -> None:
+    configure_logging("json", "error", io.StringIO())
+    assert root_logger.level == logging.ERROR
+
+
+@pytest.mark.parametrize(("arguments", "word"), [(("xml",), "xml"), (("json", "loud"), "loud")])
+def test_what_cannot_be_is_said(arguments: tuple[str, ...], word: str) -> None:
+    with pytest.raises(StreaqError, match=word):
+        configure_logging(*arguments)  # type: ignore[arg-type]
