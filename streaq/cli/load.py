@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import sysconfig
 import traceback
 from importlib import import_module
 from importlib.util import find_spec
@@ -13,6 +14,13 @@ from typing import Any, cast
 from streaq.types import StreaqError
 from streaq.wire import one_line
 from streaq.worker import Worker
+
+_NOT_THEIRS = (
+    str(Path(__file__).parents[1]),
+    "<frozen",
+    *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")),
+)
+"""Where code lies that the user did not write."""
 
 
 def load_worker(path: str) -> Worker[Any]:
@@ -41,11 +49,23 @@ def _import(name: str) -> ModuleType:
     try:
         return import_module(name)
     except Exception as e:
-        frames = traceback.extract_tb(e.__traceback__)
-        where = f"{frames[-1].filename}:{frames[-1].lineno}"
-        if isinstance(e, SyntaxError):
-            where = f"{e.filename}:{e.lineno}"
-        raise StreaqError(f"Importing {name} failed at {where}: {one_line(e)}") from e
+        raise StreaqError(f"Importing {name} failed at {_place(e)}: {_what(e)}") from e
+
+
+def _place(error: Exception) -> str:
+    """The line of the user's own code that the error came from or through."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}:{error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith(_NOT_THEIRS)]
+    frame = (own or frames)[-1]
+    return f"{frame.filename}:{frame.lineno}"
+
+
+def _what(error: Exception) -> str:
+    if isinstance(error, SyntaxError):
+        return f"SyntaxError: {error.msg}"
+    return str(error) if isinstance(error, StreaqError) else one_line(error)
 
 
 def _check_there(name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 from collections.abc import Generator
@@ -24,6 +25,8 @@ from streaq.cli.order import Order
 from streaq.cli.parent import Parent, is_supported
 from streaq.types import StreaqError
 from streaq.worker import Worker
+
+logger = logging.getLogger("streaq.run")
 
 
 def run(
@@ -67,27 +70,35 @@ def run(
         raise StreaqError("streaq run needs a POSIX system; call worker.run_sync() instead.")
     level = LogLevel.DEBUG if verbose else log_level
     order = Order(path, burst, otlp, log_format.value, level.value)
-    with ExitStack() as stack:
-        worker = None if reload else load_worker(path)
-        if reload:
-            _check_watchfiles()
-            worker = _load_if_possible(path)
-        from streaq.telemetry import configure_logging
+    serve_at = None if metrics_port is None else (metrics_host, metrics_port)
+    sys.exit(_supervise(order, workers, reload=reload, serve_at=serve_at))
 
-        configure_logging(order.log_format, order.log_level)  # pyright: ignore[reportArgumentType]
-        if worker is not None:
-            keep_embedded(worker)
+
+def _supervise(
+    order: Order, workers: int, *, reload: bool, serve_at: tuple[str, int] | None
+) -> int:
+    """Have a parent run the workers, with everything around it that was asked for."""
+    if reload:
+        _check_watchfiles()
+    worker = _load_if_possible(order.path) if reload else load_worker(order.path)
+    from streaq.telemetry import configure_logging
+
+    configure_logging(order.log_format, order.log_level)  # pyright: ignore[reportArgumentType]
+    if worker is not None:
+        keep_embedded(worker)
+    with ExitStack() as stack:
         fleet = None
-        if metrics_port is not None:
+        if serve_at is not None:
             from streaq.telemetry.fleet import Fleet
 
             fleet = Fleet(worker)
-            stack.callback(fleet.serve(host=metrics_host, port=metrics_port).close)
+            server = fleet.serve(host=serve_at[0], port=serve_at[1])
+            stack.callback(server.close)
+            logger.info("serving http://%s:%d/metrics", serve_at[0], server.port)
         parent = Parent(order, workers, fleet=fleet, reload=reload)
         if reload:
             stack.enter_context(_watching(parent))
-        status = parent.run()
-    sys.exit(status)
+        return parent.run()
 
 
 def keep_embedded(worker: Worker[Any]) -> None:

@@ -50,7 +50,7 @@ def streaq_error(error: BaseException) -> StreaqError | None:
         return error
     if not isinstance(error, BaseExceptionGroup):
         return None
-    inner = cast("Sequence[BaseException]", error.exceptions)  # pyright: ignore[reportUnknownMemberType]
+    inner = cast("Sequence[BaseException]", error.exceptions)
     return streaq_error(inner[0]) if len(inner) == 1 else None
 
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("streaq")
 
 Held = tuple[str, bytes, str, str, str]
+LostLease = tuple[bytes, str]
+"""Message and try; no try for a reserved message."""
 
 DEAD_AFTER_LEASES = 10
 
@@ -36,7 +38,7 @@ class Leases:
 
     :param held: what to renew; called from the thread.
     :param functions: names the worker can run, for its health record.
-    :param tell: called from the thread with the ids of lost leases, the ids that are to stop, and
+    :param tell: called from the thread with the lost leases, the ids that are to stop, and
         1 when the server forgot the worker's functions (else 0).
     """
 
@@ -50,7 +52,7 @@ class Leases:
         *,
         held: Callable[[], list[Held]],
         functions: Sequence[str],
-        tell: Callable[[list[str], list[str], int], None],
+        tell: Callable[[list[LostLease], list[str], int], None],
     ) -> None:
         self._connector = connector
         self._base = base
@@ -113,8 +115,8 @@ class Leases:
             args += lease
         _, lost, stop, gone = call_sync(client, self._base, "renew", args)
         if lost or stop or gone:
-            names = [[task_id.decode() for task_id in ids] for ids in (lost, stop)]
-            self._tell(names[0], names[1], gone)
+            leases = [(message_id, try_number.decode()) for message_id, try_number in lost]
+            self._tell(leases, [task_id.decode() for task_id in stop], gone)
 
     def _loop_is_dead(self) -> bool:
         silent_s = self._health.silent_s

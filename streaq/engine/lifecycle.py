@@ -18,7 +18,7 @@ from anyio.abc import TaskStatus
 from streaq.broker.errors import RedisError
 from streaq.broker.portal import home_scheduler
 from streaq.engine.attempt import Attempts
-from streaq.engine.lease import Leases
+from streaq.engine.lease import Leases, LostLease
 from streaq.engine.ledger import Ledger
 from streaq.engine.outcome import Cause
 from streaq.engine.pump import Pump
@@ -150,7 +150,7 @@ class Life:
     def _make_leases(self) -> Leases:
         soon = home_scheduler()
 
-        def tell(lost: list[str], stop: list[str], gone: int) -> None:
+        def tell(lost: list[LostLease], stop: list[str], gone: int) -> None:
             soon(self._on_leases, lost, stop, gone)
 
         return Leases(
@@ -225,9 +225,9 @@ class Life:
         self._scheduler.wake.ring()
         self.pump.reclaim_soon()
 
-    def _on_leases(self, lost: list[str], stop: list[str], gone: int) -> None:
-        for task_id in lost:
-            self.pump.stop_task(task_id, Cause.LOST)
+    def _on_leases(self, lost: list[LostLease], stop: list[str], gone: int) -> None:
+        for message_id, try_number in lost:
+            self.pump.lose(message_id, try_number)
         for task_id in stop:
             self.pump.stop_task(task_id, Cause.ABORT)
         if gone:

@@ -80,7 +80,8 @@ class Pump:
     def finish(self, finished: Finished) -> None:
         """An attempt ended: its slot is free, its settle goes with the next exchange."""
         claimed = finished.lease.claimed
-        self.running.pop(claimed.message_id, None)
+        if self.running.get(claimed.message_id) is finished.lease:
+            del self.running[claimed.message_id]
         if self._by_id.get(claimed.task_id) is finished.lease:
             del self._by_id[claimed.task_id]
         self._finished.append(finished)
@@ -95,6 +96,12 @@ class Pump:
         """Cancel an attempt, if it runs here."""
         if lease := self._by_id.get(task_id):
             lease.cancel(cause)
+
+    def lose(self, message_id: bytes, try_number: str) -> None:
+        """Cancel the attempt whose lease this was."""
+        lease = self.running.get(message_id)
+        if lease is not None and str(lease.claimed.try_number) == try_number:
+            lease.cancel(Cause.LOST)
 
     def drain(self) -> bool:
         """Claim no more; ``run`` returns when everything that runs is settled.
@@ -192,6 +199,8 @@ class Pump:
         if reply.changes:
             tell_changes(self._hooks, queue, worker_id, reply.now_ms, reply.changes)
         for claimed in reply.claimed:
+            if before := self.running.get(claimed.message_id):
+                before.cancel(Cause.LOST)  # this process was paused, and reclaimed from itself
             lease = Lease(claimed, self._catalog.functions[claimed.fn])
             self.running[claimed.message_id] = lease
             self._by_id[claimed.task_id] = lease
@@ -219,7 +228,10 @@ class Pump:
         keep = 0 if self._draining else room + self._settings.prefetch
         surplus = [self._reserved.pop() for _ in range(max(0, len(self._reserved) - keep))]
         if surplus:
-            await self._broker.release(self._settings.worker_id, surplus)
+            try:
+                await self._broker.release(self._settings.worker_id, surplus)
+            except (RedisError, OSError):
+                self._reserved.extend(surplus)  # the next exchange finds out, and waits it out
 
     # ------------------------------------------------------------------ blocking reads
 
@@ -267,7 +279,7 @@ class Pump:
                 request = Request(request.settles, (), 0, 0, False, True)
                 continue
             if self._lost_at is not None:
-                await self._restored()
+                await self._restored(reply)
             return reply
 
     async def _register_again(self) -> None:
@@ -296,11 +308,14 @@ class Pump:
         self._sending, self._finished = (), []
         return True
 
-    async def _restored(self) -> None:
-        """Hand back what was claimed in answers that never arrived, and go on."""
+    async def _restored(self, reply: Reply) -> None:
+        """Hand back what was claimed in answers that never arrived, and go on. ``reply`` is the
+        one that did arrive.
+        """
         settings = self._settings
+        came = (*reply.claimed, *reply.reserved)
         try:
-            held = [message_id for _, message_id, *_ in self.held()]
+            held = [message_id for _, message_id, *_ in (*self.held(), *came)]
             await self._broker.recover(settings.worker_id, settings.priorities, held)
         except (RedisError, OSError):
             return  # away again; the next exchange will find out

@@ -193,7 +193,8 @@ class Hand:
             else:
                 args += (*one, "", "")
         _, lost, stop, gone = await self.bench.call("renew", args)
-        return Renewed([raw.decode() for raw in lost], [raw.decode() for raw in stop], gone == 1)
+        lost = [(message, int(tries or 0)) for message, tries in lost]
+        return Renewed(lost, [raw.decode() for raw in stop], gone == 1)
 
     async def dies(self) -> None:
         """Nothing is heard of it any more, and its leases run out (its locks too)."""
@@ -201,7 +202,8 @@ class Hand:
 
 
 class Renewed(NamedTuple):
-    lost: list[str]
+    lost: list[tuple[bytes, int]]
+    """Message and try; no try (0) of a reserved one."""
     stop: list[str]
     gone: bool
 
