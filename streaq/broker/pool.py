@@ -11,7 +11,6 @@ from collections import deque
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
-from redis.exceptions import MaxConnectionsError
 
 
 class WaitingPool(ConnectionPool):
@@ -25,13 +24,16 @@ class WaitingPool(ConnectionPool):
         self, command_name: str | None = None, *keys: Any, **options: Any
     ) -> AbstractConnection:
         """A connected connection, as soon as there is one; the parameters mean nothing."""
-        while True:
-            if self.can_get_connection():
-                try:
-                    return await super().get_connection()
-                except MaxConnectionsError:
-                    pass  # somebody was faster
+        while not self.can_get_connection():
             await self._wait()
+        # Nothing can come between the question and this, which are one step of the event loop.
+        connection: AbstractConnection = self.get_available_connection()
+        try:
+            await self.ensure_connection(connection)
+        except BaseException:
+            await self.release(connection)
+            raise
+        return connection
 
     async def release(self, connection: AbstractConnection) -> None:
         """Give a connection back, for the one who waits longest."""

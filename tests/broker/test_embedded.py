@@ -11,6 +11,7 @@ import textwrap
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from streaq.broker.connection import ConnectionSettings, Connector
 from streaq.broker.embedded import private, process, shared, start_embedded, stop_embedded
 from streaq.types import StreaqError
 
-pytestmark = pytest.mark.timeout(60)
+# Each of these tests starts several interpreters, on machines that may be busy.
+pytestmark = pytest.mark.timeout(180)
 
 PRELUDE = """
 import json, multiprocessing, os, signal, sys, time
@@ -79,7 +81,7 @@ class Process:
 
 
 @pytest.fixture
-def run() -> Generator[Callable[[str], Process]]:
+def run(tmp_path: Path) -> Generator[Callable[[str], Process]]:
     started: list[Process] = []
 
     def start(code: str) -> Process:
@@ -92,6 +94,12 @@ def run() -> Generator[Callable[[str], Process]]:
         for pipe in (one.popen.stdin, one.popen.stdout):
             assert pipe is not None
             pipe.close()
+    # A test that fails half way leaves a shared server that nobody will stop.
+    for pidfile in tmp_path.rglob("valkey.pid"):
+        with suppress(psutil.NoSuchProcess):
+            server = psutil.Process(int(pidfile.read_text()))
+            if str(tmp_path) in " ".join(server.cmdline()):
+                server.kill()
 
 
 def gone(pid: int, seconds: float = 10) -> bool:

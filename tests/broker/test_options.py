@@ -126,7 +126,7 @@ def test_cluster_options_are_the_cluster_clients() -> None:
 
 
 def test_a_cluster_needs_a_client_that_can_subscribe(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(aredis.RedisCluster, "pubsub")
+    monkeypatch.delattr(aredis.RedisCluster, "pubsub", raising=False)
     with pytest.raises(StreaqError, match="redis-py 8 or later"):
         options(cluster_nodes=[("h", 1)])
     assert options(sentinel_nodes=[("h", 1)]) == {}
