@@ -97,6 +97,14 @@ local function schedule(id, pri, due)
   announce(zset, id, due)
 end
 
+-- A unique task that stops running lets others of its function run.
+local function unlock(fn, id)
+  local lock = base .. 'lock:' .. fn
+  if redis.call('GET', lock) == id then
+    redis.call('DEL', lock)
+  end
+end
+
 -- Append an attempt that did not end the task to its ledger, the last twenty kept.
 local function remember(t, outcome, text, trace)
   local entries = {}

@@ -166,10 +166,3 @@ local function finish(id, t, ending)
     })
   end
 end
-
-local function unlock(fn, id)
-  local lock = base .. 'lock:' .. fn
-  if redis.call('GET', lock) == id then
-    redis.call('DEL', lock)
-  end
-end

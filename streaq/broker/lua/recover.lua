@@ -16,7 +16,7 @@ local function give_back(stream, msg)
   local entry = redis.call('XRANGE', stream, msg, msg)[1]
   local id = entry and entry[2][2]
   local key = base .. 'task:' .. (id or '')
-  local raw = redis.call('HMGET', key, 'msg', 'who', 'try')
+  local raw = redis.call('HMGET', key, 'msg', 'who', 'try', 'fn')
   if raw[1] ~= msg then
     redis.call('XACK', stream, GROUP, msg)
     redis.call('XDEL', stream, msg)
@@ -25,6 +25,7 @@ local function give_back(stream, msg)
   if raw[2] == worker then
     redis.call('HSET', key, 'state', 'queued', 'try', int(tonumber(raw[3]) - 1))
     redis.call('HDEL', key, 'who', 'began')
+    unlock(raw[4], id)
   elseif raw[2] then
     return
   end
