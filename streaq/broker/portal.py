@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, TypeVarTuple
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 
 from streaq.types import StreaqError
@@ -94,15 +95,18 @@ class Portal:
     async def call(self, fn: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
         """Runs ``await fn(*args)`` as a task of the portal's loop, in the caller's context.
 
-        Cancelling the caller cancels that task, and the cancellation goes on when it has ended.
-        Should the task have come to an end of its own all the same, its value or error is not
-        lost: it is handed on, and the cancellation comes at the caller's next checkpoint.
+        A caller that is cancelled already does not begin. Cancelling it later cancels that task,
+        and the cancellation goes on when the task has ended. Should the task have come to an end
+        of its own all the same, its value or error is not lost: it is handed on, and the
+        cancellation comes at the caller's next checkpoint.
 
         :raises StreaqError: the portal is closed, or was closed before the call ended.
         """
         loop = self._loop
         if loop is None:
             raise StreaqError("the portal is closed: enter it before calling through it")
+        # The task over there may be faster than the cancellation that follows it.
+        await anyio.lowlevel.checkpoint_if_cancelled()
         call = _Call()
         loop.call_soon_threadsafe(self._begin, call, fn, args, context=copy_context())
         try:
