@@ -6,6 +6,9 @@
 -- Reply: ids, as many as the limit at most.
 local status, limit = ARGV[1], tonumber(ARGV[2])
 local ids = {}
+if limit < 1 then
+  return ids
+end
 
 local function add(id)
   if #ids < limit then

@@ -1,0 +1,121 @@
+"""snapshot.lua: the whole queue at a glance."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from streaq.broker.inspect import PrioritySnapshot
+from streaq.broker.link import CronFiring
+from tests.broker.bench import DEFAULT, LONG_MS, Bench, task
+
+pytestmark = pytest.mark.anyio
+
+
+async def look(bench: Bench, priority: str = DEFAULT) -> PrioritySnapshot:
+    snapshot = await bench.broker.snapshot()
+    (found,) = [p for p in snapshot.priorities if p.priority == priority]
+    return found
+
+
+def counts(seen: PrioritySnapshot) -> tuple[int, int, int, int]:
+    return seen.depth, seen.scheduled, seen.blocked, seen.running
+
+
+async def test_an_empty_queue(bench: Bench) -> None:
+    snapshot = await bench.broker.snapshot()
+    assert (snapshot.priorities, snapshot.workers, snapshot.crons, snapshot.repeating) == (
+        [], [], [], 0,
+    )  # fmt: skip
+    assert snapshot.now_ms > 1_700_000_000_000
+
+
+async def test_counts_before_any_worker_came(bench: Bench) -> None:
+    await bench.publish(
+        task("a"), task("b"), task("c", after=["a"]), task("d", due=f"+{LONG_MS}"),
+        task("e", priority="high"),
+    )  # fmt: skip
+    assert counts(await look(bench)) == (2, 1, 1, 0)
+    assert counts(await look(bench, "high")) == (1, 0, 0, 0)
+    snapshot = await bench.broker.snapshot()
+    assert snapshot.size(include_scheduled=False) == 3
+    assert snapshot.size(include_scheduled=True) == 4
+
+
+async def test_counts_through_a_life(bench: Bench) -> None:
+    worker = await bench.worker()
+    await bench.publish(*(task(f"t{i}") for i in range(5)))
+    t0, t1, t2 = await worker.claim(3)
+    assert counts(await look(bench)) == (2, 0, 0, 3)
+    await worker.settle(worker.end(t0), worker.hand_back(t1), worker.retry(t2, f"+{LONG_MS}"))
+    assert counts(await look(bench)) == (3, 1, 0, 0)
+    await worker.exchange(want=1, reserve=1)
+    assert counts(await look(bench)) == (1, 1, 0, 2)  # what is reserved has a worker
+    await worker.dies()
+    assert counts(await look(bench)) == (1, 1, 0, 2)  # until somebody takes it over
+    assert await bench.broker.recover("w1", [DEFAULT], []) == 2
+    assert counts(await look(bench)) == (3, 1, 0, 0)
+
+
+async def test_the_oldest_that_waits_is_told(bench: Bench) -> None:
+    worker = await bench.worker()
+    assert (await look(bench)).oldest_due_ms is None
+    await bench.publish(task("a", due="1000"), task("b", due="2000"))
+    assert (await look(bench)).oldest_due_ms == 1_000
+    a = await worker.claim_one("a")
+    assert (await look(bench)).oldest_due_ms == 2_000
+    b = await worker.claim_one("b")
+    assert (await look(bench)).oldest_due_ms is None
+    await worker.settle(worker.hand_back(b))
+    assert (await look(bench)).oldest_due_ms == 2_000
+    await worker.settle(worker.hand_back(a))
+    assert (await look(bench)).oldest_due_ms == 1_000
+
+
+async def test_what_is_due_and_not_yet_moved_counts_as_waiting(bench: Bench) -> None:
+    """Or a queue whose schedulers are all dead would look well."""
+    await bench.publish(task("a", due=f"+{LONG_MS}"))
+    assert (await look(bench)).oldest_due_ms is None
+    await bench.becomes_due("a", 500)
+    assert (await look(bench)).oldest_due_ms == 500
+
+
+async def test_live_workers_alone(bench: Bench) -> None:
+    w1, w2 = await bench.worker("w1"), await bench.worker("w2")
+    await w1.renew(health=json.dumps({"id": "w1"}))
+    await w2.renew(health=json.dumps({"id": "w2"}))
+    assert sorted(w["id"] for w in (await bench.broker.snapshot()).workers) == ["w1", "w2"]
+    await bench.raw("DEL", f"{bench.base}worker:w1")
+    assert [w["id"] for w in (await bench.broker.snapshot()).workers] == ["w2"]
+    await bench.raw("ZADD", f"{bench.base}workers", 1, "w2")
+    assert (await bench.broker.snapshot()).workers == []
+
+
+async def test_cron_jobs(bench: Bench) -> None:
+    worker = await bench.worker()
+    following = 99_999_999_999_999
+    await bench.broker.cron(
+        CronFiring("work", "* * * * * UTC", 5_000, following, 7, "c", DEFAULT, b"", "", "0")
+    )
+    (cron,) = (await bench.broker.snapshot()).crons
+    assert (cron.name, cron.last_success_ms, cron.next_ms, cron.missed, cron.crontab) == (
+        "work", None, following, 7, "* * * * * UTC",
+    )  # fmt: skip
+    reply = await worker.run_one("c", flags="c")
+    (cron,) = (await bench.broker.snapshot()).crons
+    assert cron.last_success_ms == reply.now_ms
+
+
+async def test_repeating_schedules_are_counted(bench: Bench) -> None:
+    for i in range(3):
+        await bench.publish(task(f"s{i}", due=f"+{LONG_MS}", crontab="@hourly"))
+    assert (await bench.broker.snapshot()).repeating == 3
+
+
+async def test_a_queue_whose_group_is_gone(bench: Bench) -> None:
+    await bench.worker()
+    await bench.publish(task("a", due="1000"))
+    await bench.raw("XGROUP", "DESTROY", f"{bench.base}stream:default", "workers")
+    seen = await look(bench)
+    assert (counts(seen), seen.oldest_due_ms) == ((1, 0, 0, 0), 1_000)
