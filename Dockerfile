@@ -10,7 +10,7 @@ FROM python:3.13.7-slim-bookworm
 RUN useradd --system --uid 10001 --user-group --no-create-home streaq
 COPY --from=build /opt/streaq /opt/streaq
 WORKDIR /app
-COPY examples ./examples
+COPY examples/*.py ./
 ENV PATH=/opt/streaq/bin:$PATH \
     PYTHONPATH=/app \
     PYTHONDONTWRITEBYTECODE=1 \

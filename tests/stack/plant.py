@@ -97,21 +97,28 @@ class Program:
 
 
 class Plant:
-    """Everything that runs; started and stopped as a context manager."""
+    """Everything that runs; started and stopped as a context manager.
 
-    def __init__(self, directory: Path) -> None:
+    ``worker`` is what `streaq run` is given, ``producer`` the Python arguments of the process that
+    enqueues; it serves its metrics on the port that it gets as its last argument.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        worker: str = "tests.stack.shop:worker",
+        producer: tuple[str, ...] = ("-m", "tests.stack.shop"),
+    ) -> None:
         self.directory = directory
         self.redis = Server("redis-7", aof=True)
+        self._variables = {"REDIS_URL": self.redis.url, "PYTHONPATH": str(ROOT / "examples")}
         ports = [free_port() for _ in range(6)]
-        self.workers = [
-            self._streaq(f"worker-{i + 1}", "run", "tests.stack.shop:worker", ports[i])
-            for i in range(2)
-        ]
+        self.workers = [self._streaq(f"worker-{i + 1}", "run", worker, ports[i]) for i in range(2)]
         self.producer = Program(
             "producer",
-            [sys.executable, "-m", "tests.stack.shop", str(ports[2])],
+            [sys.executable, *producer, str(ports[2])],
             directory,
-            REDIS_URL=self.redis.url,
+            **self._variables,
         )
         self.targets = {
             "streaq-worker": [f"127.0.0.1:{port}" for port in ports[:2]],
@@ -187,11 +194,13 @@ class Plant:
         finally:
             os.kill(pid, signal.SIGCONT)
 
-    def send_the_workers_away(self, until_missed: Callable[[], object]) -> None:
+    def send_the_workers_away(
+        self, until_missed: Callable[[], object], within_s: float = 60.0
+    ) -> None:
         """Stop both workers in good order, and start them again when enough was missed."""
         for worker in self.workers:
             worker.stop()
-        until("firings are missed", until_missed)
+        until("firings are missed", until_missed, within_s)
         for worker in self.workers:
             worker.start()
 
@@ -205,7 +214,7 @@ class Plant:
             name,
             [str(BIN / "streaq"), command, path, *options],
             self.directory,
-            REDIS_URL=self.redis.url,
+            **self._variables,
         )
 
     def _all_up(self) -> bool:
