@@ -30,6 +30,17 @@ READ_BLOCK_MS = 30_000
 """How long one blocking read lasts before it is repeated; only bounds a half-open connection."""
 
 
+class DueSchedule(NamedTuple):
+    """A repeating schedule that is to be fired for ``due_ms``."""
+
+    schedule_id: str
+    fn: str
+    due_ms: int
+    crontab: str
+    tz: str
+    priority: str
+
+
 class Tick(NamedTuple):
     """What became due. ``next_ms`` is None when nothing is scheduled."""
 
@@ -37,8 +48,7 @@ class Tick(NamedTuple):
     next_ms: int | None
     moved: list[tuple[str, str, str, int]]
     """Id, function, priority and due time of each task moved to its queue."""
-    schedules: list[tuple[str, str, int, str, str]]
-    """Id, function, due time, crontab and time zone of each repeating schedule that is due."""
+    schedules: list[DueSchedule]
 
 
 class CronFiring(NamedTuple):
@@ -219,7 +229,10 @@ class Broker:
             int(now),
             None if following == b"-1" else int(following),
             [(m[0].decode(), m[1].decode(), m[2].decode(), int(m[3])) for m in moved],
-            [(f[0].decode(), f[1].decode(), int(f[2]), f[3].decode(), f[4].decode()) for f in fire],
+            [
+                DueSchedule(f[0].decode(), f[1].decode(), int(f[2]), *(x.decode() for x in f[3:]))
+                for f in fire
+            ],
         )
 
     async def fire(self, schedule_id: str, due_ms: int, next_ms: int | None, made: str) -> str:

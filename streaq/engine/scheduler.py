@@ -26,7 +26,7 @@ from streaq.types import StreaqError
 from streaq.wire import encode_headers
 
 if TYPE_CHECKING:
-    from streaq.broker.link import Broker, CronState, Tick
+    from streaq.broker.link import Broker, CronState, DueSchedule, Tick
     from streaq.engine.settings import Settings
     from streaq.hooks import Dispatcher
     from streaq.task import RegisteredTask
@@ -88,8 +88,8 @@ class Scheduler:
         """Do everything that is due; seconds until something will be."""
         tick = await self._broker.tick(TICK_BATCH, self._settings.priorities)
         self._tell_moved(tick)
-        for schedule_id, fn, due_ms, expression, tz in tick.schedules:
-            await self._fire(tick.now_ms, schedule_id, fn, due_ms, expression, tz)
+        for schedule in tick.schedules:
+            await self._fire(tick.now_ms, schedule)
         for job in self._jobs:
             if job.next_ms is not None and job.next_ms <= tick.now_ms:
                 await self._fire_job(job, job.next_ms, tick.now_ms)
@@ -110,12 +110,11 @@ class Scheduler:
 
     # ------------------------------------------------------------- repeating schedules
 
-    async def _fire(
-        self, now_ms: int, schedule_id: str, fn: str, due_ms: int, expression: str, tz: str
-    ) -> None:
+    async def _fire(self, now_ms: int, schedule: DueSchedule) -> None:
         """One firing of ``start(schedule="...")``: the one that is due, and none for those that
         passed while nobody looked.
         """
+        schedule_id, fn, due_ms, expression, tz, priority = schedule
         next_ms: int | None = None
         missed = 0
         try:
@@ -127,8 +126,10 @@ class Scheduler:
         task_id = uuid5(NAMESPACE_URL, f"streaq:{schedule_id}:{due_ms}").hex
         made = await self._broker.fire(schedule_id, due_ms, next_ms, task_id)
         if made:
-            self._tell_fired(fn, made, due_ms, next_ms, missed, now_ms)
-            self._tell_enqueued(fn, made, {})
+            self._tell(Cron(
+                self._settings.queue, fn, made, due_ms, next_ms or 0, missed,
+                (now_ms - due_ms) / 1000, priority,
+            ))  # fmt: skip
 
     def _zone(self, name: str) -> tzinfo:
         if name == "UTC":
@@ -150,7 +151,10 @@ class Scheduler:
                 await self._fire_job(job, last_due, state.now_ms, since_ms=state.last_ms)
             else:
                 state = await self._send(job, 0, job.next_ms, 0, "", "")
-            self._tell_fired(job.task.fn_name, "", 0, job.next_ms, state.missed, state.now_ms)
+            self._tell(Cron(
+                self._settings.queue, job.task.fn_name, "", 0, job.next_ms or 0, state.missed, 0.0,
+                self._settings.default_priority,
+            ))  # fmt: skip
 
     async def _fire_job(
         self, job: CronJob, due_ms: int, now_ms: int, since_ms: int | None = None
@@ -166,7 +170,10 @@ class Scheduler:
             missed = job.crontab.count_between(since_ms, due_ms - 1, COUNT_MISSED_UP_TO)
         task_id = uuid5(NAMESPACE_URL, f"streaq:{self._settings.queue}:{name}:{due_ms}").hex
         headers: dict[str, str] = {}
-        event = self._enqueue_event(name, task_id, headers)
+        event = Enqueue(
+            self._settings.queue, name, task_id, self._settings.default_priority, "cron", 0, (),
+            headers, job.task.silent,
+        )  # fmt: skip
         publish = Publish(self._settings.queue, self._settings.worker_id, (event,))
         with self._hooks.around(self._hooks.around_publish, publish):
             self._hooks.emit(self._hooks.on_enqueue, event)
@@ -174,8 +181,10 @@ class Scheduler:
                 job, due_ms, job.next_ms, missed, task_id, encode_headers(headers)
             )
         if state.made:
-            self._tell_fired(name, task_id, due_ms, job.next_ms, missed, now_ms)
-            self._hooks.emit(self._hooks.on_enqueued, event)
+            self._tell(Cron(
+                self._settings.queue, name, task_id, due_ms, job.next_ms or 0, missed,
+                (now_ms - due_ms) / 1000, self._settings.default_priority,
+            ))  # fmt: skip
 
     async def _send(
         self, job: CronJob, due_ms: int, next_ms: int | None, missed: int, task_id: str, head: str
@@ -188,23 +197,8 @@ class Scheduler:
         )  # fmt: skip
         return await self._broker.cron(firing)
 
-    def _enqueue_event(self, fn: str, task_id: str, headers: dict[str, str]) -> Enqueue:
-        settings = self._settings
-        return Enqueue(
-            settings.queue, fn, task_id, settings.default_priority, "cron", 0, (), headers, False
-        )
-
-    def _tell_enqueued(self, fn: str, task_id: str, headers: dict[str, str]) -> None:
-        if self._hooks.on_enqueued:
-            self._hooks.emit(self._hooks.on_enqueued, self._enqueue_event(fn, task_id, headers))
-
-    def _tell_fired(
-        self, fn: str, task_id: str, due_ms: int, next_ms: int | None, missed: int, now_ms: int
-    ) -> None:
-        if self._hooks.on_cron:
-            lag_s = (now_ms - due_ms) / 1000 if due_ms else 0.0
-            event = Cron(self._settings.queue, fn, task_id, due_ms, next_ms or 0, missed, lag_s)
-            self._hooks.emit(self._hooks.on_cron, event)
+    def _tell(self, event: Cron) -> None:
+        self._hooks.emit(self._hooks.on_cron, event)
 
 
 async def sweep_forever(broker: Broker, lease_ms: int, reclaim: Callable[[], None]) -> None:

@@ -104,7 +104,9 @@ async def test_due_schedules_are_told_and_left_to_be_fired(bench: Bench) -> None
     await bench.becomes_due("s", 1_000)
     for _ in range(2):
         tick = await bench.broker.tick(10, ["default"])
-        assert tick.schedules == [("s", "work", 1_000, "0 9 * * mon", "Europe/Berlin")]
+        assert tick.schedules == [
+            ("s", "work", 1_000, "0 9 * * mon", "Europe/Berlin", "default"),
+        ]
 
 
 async def test_the_next_moment_is_the_first_of_tasks_and_schedules(bench: Bench) -> None:

@@ -3,7 +3,7 @@
 --
 -- ARGV: most to move, count of priorities, each.
 -- Reply: now, when something is due next (or -1), moved tasks (id, fn, priority, due),
---   repeating schedules that are due (id, fn, due, crontab, time zone).
+--   repeating schedules that are due (id, fn, due, crontab, time zone, priority).
 local most = tonumber(ARGV[1])
 local next_due = -1
 local moved = {}
@@ -41,8 +41,9 @@ local fire = {}
 local schedules = base .. 'schedules'
 local due = redis.call('ZRANGEBYSCORE', schedules, '-inf', now, 'WITHSCORES', 'LIMIT', 0, 100)
 for i = 1, #due, 2 do
-  local raw = redis.call('HMGET', base .. 'schedule:' .. due[i], 'fn', 'tab', 'tz')
-  fire[#fire + 1] = { due[i], raw[1] or '', int(tonumber(due[i + 1])), raw[2] or '', raw[3] or '' }
+  local raw = redis.call('HMGET', base .. 'schedule:' .. due[i], 'fn', 'tab', 'tz', 'pri')
+  fire[#fire + 1] = { due[i], raw[1] or '', int(tonumber(due[i + 1])), raw[2] or '', raw[3] or '',
+    raw[4] or '' }
 end
 if #fire == 0 then
   sooner(schedules)
