@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
 import anyio
+import redis
 
 from streaq import Worker
+from streaq.broker.keys import Keys
 
 
 class MakeWorker(Protocol):
@@ -38,3 +41,13 @@ async def until(true: Callable[[], bool], timeout_s: float = 5) -> None:
     with anyio.fail_after(timeout_s):
         while not true():  # noqa: ASYNC110 - there is no event
             await anyio.sleep(0.002)
+
+
+def bring_forward(client: redis.Redis, queue: str) -> None:
+    """Make everything that is scheduled due now, repeating schedules included, and tell workers."""
+    keys = Keys(queue)
+    for raw in client.scan_iter(f"{keys.base}*"):
+        if raw.decode().removeprefix(keys.base).startswith(("due:", "schedules")):
+            for member in client.zrange(raw, 0, -1):
+                client.zadd(raw, {member: int(time.time() * 1000) - 1000})
+    client.publish(keys.control, "due 0")
