@@ -9,6 +9,7 @@ It is the producer of ``docker-compose.yml``. Against a Redis of yours::
 from __future__ import annotations
 
 import argparse
+import math
 
 import anyio
 from orders import shop, worker
@@ -22,15 +23,13 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--metrics-host", default="127.0.0.1")
     parser.add_argument("--metrics-port", type=int, default=9101)
-    parser.add_argument("--per-second", type=float, default=25, help="customers a second")
+    parser.add_argument("--customers", type=int, default=1, help="who buy, ten times a second")
     return parser.parse_args()
 
 
-async def keep_busy(per_second: float) -> None:
+async def keep_busy(customers: int) -> None:
     async with worker:
-        while True:
-            # Every five minutes a newsletter goes out to everybody, in one batch.
-            await shop(seconds=300, per_second=per_second)
+        await shop(seconds=math.inf, customers=customers)
 
 
 def main() -> None:
@@ -39,7 +38,7 @@ def main() -> None:
     otlp = configure_otlp() if is_wanted() else None
     server = serve_worker(worker, host=chosen.metrics_host, port=chosen.metrics_port)
     try:
-        anyio.run(keep_busy, chosen.per_second)
+        anyio.run(keep_busy, chosen.customers)
     except KeyboardInterrupt:
         pass
     finally:

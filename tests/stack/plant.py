@@ -159,13 +159,15 @@ class Plant:
         address = self.alertmanager_url.removeprefix("http://")
         config = localised(yaml.safe_load(text), self.targets, address)
         (self.directory / "prometheus.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
-        self._stack.enter_context(self.redis)
-        # Prometheus first: it sees the first event of everything that follows.
-        for program in (self._alertmanager, self._prometheus, *self.workers, self.producer):
-            program.start()
-            self._stack.callback(program.stop)
-        until("Prometheus is ready", lambda: answers(f"{self.prometheus_url}/-/ready"))
-        until("every target is scraped", self._all_up)
+        with ExitStack() as stack:
+            stack.enter_context(self.redis)
+            # Prometheus first: it sees the first event of everything that follows.
+            for program in (self._alertmanager, self._prometheus, *self.workers, self.producer):
+                stack.callback(program.stop)
+                program.start()
+            until("Prometheus is ready", lambda: answers(f"{self.prometheus_url}/-/ready"))
+            until("every target is scraped", self._all_up)
+            self._stack = stack.pop_all()
         self.started = time.time()
         return self
 

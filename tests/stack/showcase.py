@@ -15,7 +15,7 @@ from tests.stack.plant import Plant, eventually
 from tools.dashboards.ask import Window
 from tools.dashboards.pictures import IMAGES, draw_all
 
-PRODUCER = ("examples/load.py", "--per-second", "6", "--metrics-port")
+PRODUCER = ("examples/load.py", "--metrics-port")
 OUTAGE_S = 60.0
 
 
