@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 import redis
@@ -60,6 +60,17 @@ _MIN_CONNECTIONS: Final = 16
 _MAX_CONNECTIONS: Final = 128
 _MAX_NODE_CONNECTIONS: Final = 2**16
 _ASYNC_ONLY: Final = ("retry", "redis_connect_func", "event_dispatcher")
+
+
+class _Once(AsyncRetry):
+    """Does what it is told once. redis-py's own, with no retries left, still reconnects before it
+    lets an error through: the reader and the writer of a subscription do that at the same moment,
+    and one of the two new connections is never closed.
+    """
+
+    async def call_with_retry(self, do: Callable[[], Awaitable[Any]], *_: Any, **__: Any) -> Any:
+        """Await ``do()``, whatever comes of it."""
+        return await do()
 
 
 class Connector:
@@ -121,7 +132,9 @@ class Connector:
         """
         await self._start_embedded()
         options = self._with_defaults(decode_responses=False)
-        options.update(retry=AsyncRetry(NoBackoff(), 0), socket_timeout=None, protocol=2)
+        # A Cluster's client needs its retries for finding out where the slots are.
+        retry = AsyncRetry if self._settings.cluster_nodes is not None else _Once
+        options.update(retry=retry(NoBackoff(), 0), socket_timeout=None, protocol=2)
         options.pop("retry_on_error", None)
         options.pop("retry_on_timeout", None)
         return self._client(options)
