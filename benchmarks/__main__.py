@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
         "--backlog", default="1000000,100000", help="queued,scheduled of the backlog"
     )
     parse.add_argument(
-        "--patience", type=float, default=300, help="seconds for one slow client step"
+        "--patience", type=float, default=150, help="seconds for one slow client step"
     )
     parse.add_argument(
         "--bars", action="store_true", help="only the head-to-head with streaq 7.2.0"

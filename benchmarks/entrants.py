@@ -133,6 +133,8 @@ BY_NAME = {entrant.name: entrant for entrant in ENTRANTS}
 def chosen(only: Sequence[str]) -> list[Entrant]:
     """Ours first, then those named; a family name (an environment) takes in its variants.
 
+    Variants of ours and the floor take part when nobody is named, or when `ours` is.
+
     Raises ValueError for a name that nobody has.
     """
     known = set(BY_NAME) | {entrant.family for entrant in ENTRANTS}
@@ -141,5 +143,4 @@ def chosen(only: Sequence[str]) -> list[Entrant]:
         raise ValueError(f"unknown peer {', '.join(unknown)}; known: {', '.join(sorted(known))}")
     if not only:
         return list(ENTRANTS)
-    wanted = set(only) | {OURS}
-    return [e for e in ENTRANTS if e.name in wanted or e.family in wanted]
+    return [e for e in ENTRANTS if e.name in {OURS, *only} or e.family in only]

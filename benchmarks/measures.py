@@ -21,7 +21,7 @@ class Setup:
     span_s: float = 60
     queued: int = 1_000_000
     scheduled: int = 100_000
-    patience_s: float = 300
+    patience_s: float = 150
     otlp_url: str = ""
 
 

@@ -4,7 +4,8 @@ The worker runs in this process by `Worker.start()`, as the `saq` command does f
 without logging below warnings (its default). SAQ has no bulk enqueue: `Queue.map` awaits one
 `enqueue` per job with `asyncio.gather`, so the batch row does that too. `max_concurrent_ops` of the
 queue is raised from 20 to 100 so that 100 concurrent enqueues may be under way at once. Results are
-awaited by `Job.refresh`, which listens to a shared subscription. Its `scheduled` time is in whole
+awaited by `Job.refresh`, which listens to a shared subscription; it can miss a result that comes
+while it begins to listen, so it is asked again after two seconds. Its `scheduled` time is in whole
 seconds. Its abort timer is left at the default of one second.
 """
 
@@ -84,8 +85,13 @@ class SaqPeer(client.AsyncPeer):
         await self.gather([self.enqueue(c[0], *c[1], at_ms=c[2]) for c in calls])
 
     async def result(self, job):
-        await job.refresh(until_complete=120)
-        return job.result
+        for _ in range(60):
+            try:
+                await job.refresh(until_complete=2)
+            except TimeoutError:
+                continue
+            return job.result
+        raise TimeoutError
 
     async def abort(self, job) -> None:
         await job.abort("benchmark")
