@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import re
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hatchling.builders.wheel import WheelBuilder
 from promql_parser import BinaryExpr, Call
 
 from streaq.dashboards import export, names, read
@@ -60,6 +62,13 @@ def test_they_come_out_of_the_package_as_they_are(tmp_path: Path) -> None:
     written = export(tmp_path / "made" / "for it")
     assert [path.name for path in written] == names() == sorted(DASHBOARDS)
     assert {path.name: path.read_text(encoding="utf-8") for path in written} == render()
+
+
+def test_they_ship_in_the_wheel(tmp_path: Path) -> None:
+    (wheel,) = WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
+    with zipfile.ZipFile(wheel) as archive:
+        shipped = {name for name in archive.namelist() if name.startswith("streaq/dashboards/")}
+    assert {f"streaq/dashboards/{name}" for name in DASHBOARDS} < shipped
 
 
 def test_export_says_what_is_wrong_in_one_line(tmp_path: Path) -> None:
