@@ -36,6 +36,9 @@ class Enqueue(NamedTuple):
     """Ids of the tasks it waits for."""
     headers: dict[str, str]
     silent: bool
+    fired_ms: int = 0
+    """The firing that this task stands for, when a cron job of the code makes it and no caller
+    does; else 0."""
 
 
 class Publish(NamedTuple):

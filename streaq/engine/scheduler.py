@@ -172,7 +172,7 @@ class Scheduler:
         headers: dict[str, str] = {}
         event = Enqueue(
             self._settings.queue, name, task_id, self._settings.default_priority, "cron", 0, (),
-            headers, job.task.silent,
+            headers, job.task.silent, due_ms,
         )  # fmt: skip
         publish = Publish(self._settings.queue, self._settings.worker_id, (event,))
         with self._hooks.around(self._hooks.around_publish, publish):

@@ -66,7 +66,7 @@ local returned = false
 local function give_back(id, t, trace)
   local key = base .. 'task:' .. id
   redis.call('HSET', key, 'state', 'queued', 'log', remember(t, 'returned', '', trace),
-    'try', int(tonumber(t.try) - 1))
+    'try', int(tonumber(t.try) - 1), 'trace', trace)
   redis.call('HDEL', key, 'who', 'began')
   redis.call('XCLAIM', base .. 'stream:' .. t.pri, GROUP, RETURNED, 0, t.msg, 'TIME', 1, 'JUSTID')
   returned = true
