@@ -18,6 +18,7 @@ from structlog.typing import EventDict, WrappedLogger
 
 from streaq.hooks import (
     Attempt,
+    Cron,
     Ending,
     Enqueue,
     Fence,
@@ -122,6 +123,20 @@ class LogsHook(Hook):
             if trace_id:
                 fields.update(trace_id=trace_id, span_id=span_id)
             self._write[DEBUG]("task.enqueued", **fields)
+
+    def on_cron(self, e: Cron) -> None:
+        """``task.enqueued`` for a firing."""
+        if e.fired_ms and self._enabled(DEBUG):
+            self._write[DEBUG](
+                "task.enqueued",
+                task=e.task,
+                task_id=e.task_id,
+                queue=e.queue,
+                priority=e.priority,
+                kind="cron",
+                delay_ms=0,
+                after=0,
+            )
 
     def started(self, e: Attempt) -> None:
         """``task.started``; called once the attempt's span is open, so that its ids are known."""

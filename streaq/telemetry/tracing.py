@@ -130,7 +130,9 @@ class TracingHook(Hook):
     def around_publish(self, e: Publish) -> AbstractContextManager[None]:
         """The ``send`` span, current while the tasks are written."""
         tracer = self._tracing.tracer()
-        return _NOTHING if tracer is None else self._sending_span(tracer, e)
+        if tracer is None or e.tasks[0].fired_ms:
+            return _NOTHING  # nobody sends a cron job's task: its attempt begins the trace
+        return self._sending_span(tracer, e)
 
     @contextmanager
     def _sending_span(self, tracer: Tracer, e: Publish) -> Generator[None]:

@@ -10,7 +10,7 @@ import pytest
 import structlog
 from structlog.testing import LogCapture
 
-from streaq.hooks import Fence, Hook, LoopBlocked, Reclaim, RedisLink, WorkerEvent
+from streaq.hooks import Cron, Fence, Hook, LoopBlocked, Reclaim, RedisLink, WorkerEvent
 from streaq.telemetry import names
 from streaq.telemetry.logs import Line, LogRules, LogsHook, traceback_of
 from streaq.types import StreaqRetry
@@ -65,6 +65,14 @@ def test_enqueued(bench: Bench) -> None:
         "trace_id": "a" * 32,
         "span_id": "b" * 16,
     }
+
+
+def test_a_firing_is_enqueued_by_nobody(bench: Bench) -> None:
+    event = Cron("shop", "tidy", "id-1", 0, 2_000, 0, 0.0, "normal")
+    bench.hook.on_cron(event)
+    assert bench.capture.entries == []
+    bench.hook.on_cron(event._replace(fired_ms=1_000))
+    assert (bench.line()["event"], bench.line()["kind"]) == ("task.enqueued", "cron")
 
 
 def test_started(bench: Bench) -> None:

@@ -165,6 +165,13 @@ def test_a_big_batch_and_a_long_delay_ask_for_links() -> None:
     assert late.headers[LINK_HEADER] == "delay"
 
 
+def test_nobody_sends_a_cron_jobs_task(bench: Bench) -> None:
+    task = enqueue(kind="cron", fired_ms=1_000)
+    bench.publish(task)
+    assert bench.spans == ()
+    assert task.headers == {}
+
+
 def test_an_enqueue_that_fails_is_an_error(bench: Bench) -> None:
     dispatcher = bench.dispatcher
     with (
