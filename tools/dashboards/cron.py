@@ -20,7 +20,7 @@ from tools.dashboards.theme import Json
 
 PER = (QUEUE, TASK)
 SINCE = promql.age(CRON_LAST_SUCCESS, PER)
-UNTIL = f"{promql.gauge(CRON_NEXT_RUN, PER)} - time()"
+UNTIL = promql.ahead(CRON_NEXT_RUN, PER)
 MISSED = promql.gained(CRON_MISSED, promql.RANGE)
 LAG = f"({promql.quantile(0.95, SCHEDULE_LAG, PER)} >= 0) and {promql.gauge(CRON_NEXT_RUN, PER)}"
 TRACES = traces_of(queue="${__field.labels.queue}", task="${__field.labels.task}")

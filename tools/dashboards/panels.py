@@ -101,6 +101,8 @@ def graph(
     custom = _line_style(stacked=stacked, bars=bars, limits=thresholds is not None)
     defaults = _defaults(unit, thresholds or neutral(), "palette-classic", decimals, list(links))
     defaults |= {"custom": custom, "noValue": no_value}
+    if bars and soft_maximum is None:
+        soft_maximum = 5
     if soft_maximum is not None:
         custom["axisSoftMax"] = soft_maximum
     if minimum is not None:

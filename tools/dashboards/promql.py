@@ -157,8 +157,19 @@ def mean(metric: Metric, by: tuple[str, ...], *, free: tuple[str, ...] = ()) -> 
 
 
 def age(metric: Metric, by: tuple[str, ...], *, free: tuple[str, ...] = ()) -> str:
-    """Seconds since the timestamp in ``metric``, by the labels ``by``."""
-    return f"clamp_min(time() - {gauge(metric, by, free=free)}, 0)"
+    """Seconds since the timestamp in ``metric`` when it was scraped, by the labels ``by``.
+
+    Against the time of the scrape and not against ``time()``, which would add up to a whole scrape
+    interval and make an idle queue look late.
+    """
+    series = select(metric, free=free)
+    return f"clamp_min({_oldest(metric, by, f'timestamp({series}) - {series}')}, 0)"
+
+
+def ahead(metric: Metric, by: tuple[str, ...]) -> str:
+    """Seconds until the timestamp in ``metric``, negative when it has passed."""
+    series = select(metric)
+    return _oldest(metric, by, f"{series} - timestamp({series})")
 
 
 def or_zero(expression: str, like: str) -> str:
@@ -175,6 +186,13 @@ def join(operator: str, by: tuple[str, ...], expression: str) -> str:
     """``expression`` aggregated by the labels ``by``, or as a whole."""
     labels = f" by ({', '.join(by)}) " if by else ""
     return f"{operator}{labels}({expression})"
+
+
+def _oldest(metric: Metric, by: tuple[str, ...], seconds: str) -> str:
+    """The greatest age, or the latest time, of those that different processes saw."""
+    if metric.scope == "queue" and set(by) != set(metric.labels):
+        raise ValueError(f"{metric.name} is joined by all its labels first")
+    return join("max", by, seconds)
 
 
 def _summed(metric: Metric, expression: str, by: tuple[str, ...]) -> str:
