@@ -83,7 +83,7 @@ def _scheduled(history: TaskHistory, snapshot: QueueSnapshot) -> str:
     wait_ms = history.due_ms - snapshot.now_ms
     if history.crontab and wait_ms > 0:
         return f"It repeats by {history.crontab!r}; the next firing is in {say_ms(wait_ms)}."
-    what = f"for try {history.tries + 1} of it" if history.tries else "until it is due"
+    what = f"until try {history.tries + 1}" if history.tries else "until it is due"
     if wait_ms > 0:
         return f"It is delayed: {say_ms(wait_ms)} more {what}."
     if not snapshot.workers:

@@ -17,7 +17,7 @@ from streaq.worker import Worker
 
 _NOT_THEIRS = (
     str(Path(__file__).parents[1]),
-    "<frozen",
+    "<",
     *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")),
 )
 """Where code lies that the user did not write."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -27,15 +29,24 @@ def exporter(
     """
     from streaq.telemetry.serve import serve_queue_only
 
-    stop = {signal.SIGINT, signal.SIGTERM}
-    # Blocked before any thread is started, so that all of them leave the signals to us.
-    signal.pthread_sigmask(signal.SIG_BLOCK, stop)
-    server = serve_queue_only(load_worker(path), host=metrics_host, port=metrics_port)
+    worker = load_worker(path)
+    with _held_back({signal.SIGINT, signal.SIGTERM}) as stop:
+        server = serve_queue_only(worker, host=metrics_host, port=metrics_port)
+        try:
+            screen().print(f"serving http://{metrics_host}:{server.port}/metrics", markup=False)
+            signal.sigwait(stop)
+        finally:
+            server.close()
+
+
+@contextmanager
+def _held_back(numbers: set[signal.Signals]) -> Generator[set[signal.Signals]]:
+    """Signals that are waited for instead of acted on, also by the threads that start meanwhile."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
-        screen().print(f"serving http://{metrics_host}:{server.port}/metrics", markup=False)
-        signal.sigwait(stop)
+        yield numbers
     finally:
-        server.close()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def export(

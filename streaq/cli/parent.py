@@ -132,9 +132,9 @@ class Parent:
                 self._on_signal(signal.Signals(number))
 
     def _on_signal(self, number: signal.Signals) -> None:
-        if not self._signals:
-            running = sum(slot.child is not None for slot in self._slots)
-            logger.info("received %s: stopping %s", number.name, plural(running, "worker"))
+        running = sum(slot.child is not None for slot in self._slots)
+        does = ("stopping", "cutting the grace period of", "killing")[min(self._signals, 2)]
+        logger.info("received %s: %s %s", number.name, does, plural(running, "worker"))
         self._stop(number)
 
     def _stop(self, number: signal.Signals) -> None:

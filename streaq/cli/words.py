@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 GOOD, BAD, WARN, DIM = "green", "red", "yellow", "dim"
 """The same colours for the same things in every command."""
+
+UNBOUNDED = 240
 
 STATE_STYLES = {
     "success": GOOD,
@@ -32,10 +35,13 @@ STATE_STYLES = {
 
 
 def screen() -> Console:
-    """Where answers go."""
+    """Where answers go. A pipe or a file gets lines as long as they are."""
     from rich.console import Console  # worker processes complain too, and have no use for it
 
-    return Console(highlight=False)
+    console = Console(highlight=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = UNBOUNDED
+    return console
 
 
 def complain(problem: str) -> None:

@@ -1,0 +1,293 @@
+"""``streaq run`` with real processes: the parent, its workers, and every way for them to end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import urllib.request
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from streaq.cli.parent import FIRST_DELAY_S, LONGEST_DELAY_S, SETTLED_S, Slot
+from streaq.task import TaskStatus
+from tests.cli.support import HERE, LIMIT_S, eventually, is_alive, process
+
+pytestmark = pytest.mark.timeout(120)
+
+STARTED = '"event": "worker.started"'
+STOPPED = '"event": "worker.stopped"'
+
+
+def ask(worker: Any, what: Callable[[], Awaitable[Any]]) -> Any:
+    """Run ``what`` with the worker connected."""
+
+    async def main() -> Any:
+        async with worker:
+            return await what()
+
+    return anyio.run(main)
+
+
+def enqueue(worker: Any, *tasks: Any) -> None:
+    async def run() -> None:
+        await worker.enqueue_many(tasks)
+
+    ask(worker, run)
+
+
+def results(worker: Any, *tasks: Any) -> list[Any]:
+    async def run() -> list[Any]:
+        return [await task.result(LIMIT_S) for task in tasks]
+
+    return ask(worker, run)
+
+
+def children_of(pid: int) -> list[int]:
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8")
+    return [int(child) for child in text.split()]
+
+
+def pids_in(notes: Path, word: str) -> list[int]:
+    lines = notes.read_text(encoding="utf-8").splitlines()
+    return [int(line.split()[1]) for line in lines if line.startswith(word)]
+
+
+# ----------------------------------------------------------------------- work, and its end
+
+
+def test_a_burst_drains_the_queue_and_ends(shop: Any, notes: Path) -> None:
+    tasks = [shop.whoami.enqueue() for _ in range(50)]
+    enqueue(shop.worker, *tasks)
+    with process("run", "shop:worker", "--burst", "--workers", "2") as run:
+        said = run.end()
+    assert said.status == 0, said.err
+    assert all(result.success for result in results(shop.worker, *tasks))
+    assert len(pids_in(notes, "whoami")) == 50
+    assert said.err.count(STARTED) == said.err.count(STOPPED) == 2
+    assert os.getpid() not in pids_in(notes, "whoami")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_lets_tasks_finish(
+    shop: Any, notes: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    task = shop.wait_for.enqueue(str(tmp_path / "go"))
+    enqueue(shop.worker, task)
+    with process("run", "shop:worker") as run:
+        eventually(lambda: bool(pids_in(notes, "started")), "the task starts")
+        run.signal(number)
+        run.wait_for_line(f"received {number.name}: worker")
+        (tmp_path / "go").touch()
+        assert run.end().status == 0
+    (result,) = results(shop.worker, task)
+    assert (result.success, result.tries) == (True, 1)
+
+
+def test_a_second_signal_hands_tasks_back(shop: Any, notes: Path) -> None:
+    task = shop.wait_for.enqueue("/nowhere")
+    enqueue(shop.worker, task)
+    with process("run", "shop:worker") as run:
+        eventually(lambda: bool(pids_in(notes, "started")), "the task starts")
+        run.signal(signal.SIGTERM)
+        run.wait_for_line("received SIGTERM: worker")
+        run.signal(signal.SIGTERM)
+        assert run.end().status == 0
+
+    async def look() -> Any:
+        status, info = await task.status(), await task.info()
+        await task.abort()
+        return status, info
+
+    status, info = ask(shop.worker, look)
+    assert status is TaskStatus.QUEUED
+    assert info.tries == 0, "a deploy never burns a try"
+
+
+def test_a_third_signal_kills(shop: Any, notes: Path) -> None:
+    task = shop.stuck.enqueue()
+    enqueue(shop.worker, task)
+    with process("run", "shop:worker", TEST_GRACE="600") as run:
+        eventually(lambda: bool(pids_in(notes, "started")), "the task starts")
+        (worker_pid,) = children_of(run.popen.pid)
+        os.kill(worker_pid, signal.SIGSTOP)  # so that nothing but the last of them ends it
+        for does in ("stopping", "cutting the grace period of", "killing"):
+            run.signal(signal.SIGTERM)
+            run.wait_for_line(f"received SIGTERM: {does} 1 worker")
+        assert run.end().status == 0
+    assert not is_alive(worker_pid)
+    # Whoever takes the task over finds that it is not wanted any more.
+    with process("run", "shop:worker") as run:
+
+        async def stop() -> None:
+            await task.abort(timeout=0)
+            await task.result(LIMIT_S)
+
+        ask(shop.worker, stop)
+        run.signal(signal.SIGTERM)
+        assert run.end().status == 0
+
+
+def test_a_signal_before_the_workers_are_up_is_quiet(environment: dict[str, str]) -> None:
+    with process("run", "shop:worker", "--workers", "2") as run:
+        eventually(lambda: len(children_of(run.popen.pid)) == 2, "it starts its workers")
+        run.signal(signal.SIGINT)
+        said = run.end()
+    assert said.status == 0
+    assert "Traceback" not in said.err
+
+
+# ------------------------------------------------------------------------------- accidents
+
+
+def test_a_worker_that_dies_is_started_again(shop: Any, notes: Path) -> None:
+    task = shop.die_once.enqueue()
+    enqueue(shop.worker, task)
+    with process("run", "shop:worker") as run:
+        run.wait_for_line(STARTED, times=2)
+        (result,) = results(shop.worker, task)
+        run.signal(signal.SIGTERM)
+        said = run.end()
+    assert (result.success, result.tries) == (True, 2)
+    first, second = pids_in(notes, "die")
+    assert f"worker process {first} was killed by SIGKILL (out of memory?)" in said.err
+    assert result.result == second != first
+
+
+def test_a_worker_that_is_stopped_by_itself_is_replaced(environment: dict[str, str]) -> None:
+    with process("run", "shop:worker", "--workers", "2") as run:
+        run.wait_for_line(STARTED, times=2)
+        first = children_of(run.popen.pid)
+        os.kill(first[0], signal.SIGTERM)
+        run.wait_for_line(f"worker process {first[0]} ")
+        run.wait_for_line(STARTED, times=3)
+        now = children_of(run.popen.pid)
+        assert first[0] not in now
+        assert first[1] in now
+        run.signal(signal.SIGTERM)
+        assert run.end().status == 0
+
+
+def test_workers_do_not_outlive_a_killed_parent(environment: dict[str, str]) -> None:
+    with process("run", "shop:worker", "--workers", "2") as run:
+        run.wait_for_line(STARTED, times=2)
+        workers = children_of(run.popen.pid)
+        run.signal(signal.SIGKILL)
+        run.wait_for_line(STOPPED, times=2)
+        eventually(lambda: not any(is_alive(pid) for pid in workers), "the workers end")
+
+
+def test_what_can_not_work_ends_at_once(environment: dict[str, str]) -> None:
+    with process("run", "shop:worker", "--workers", "3", TEST_URL="redis://127.0.0.1:1") as run:
+        said = run.end()
+    assert said.status == 1
+    assert said.err.startswith("error: redis://127.0.0.1:1: no Redis server answers")
+    assert said.err.count("\n") == 0
+
+
+def test_a_module_that_raises_ends_at_once(tmp_path: Path) -> None:
+    (tmp_path / "made_up.py").write_text("raise RuntimeError('not today')\n")
+    with process("run", "made_up:worker", cwd=tmp_path) as run:
+        said = run.end()
+    assert said.status == 1
+    assert said.err == (
+        f"error: Importing made_up failed at {tmp_path}/made_up.py:1: RuntimeError: not today"
+    )
+
+
+def test_restarts_wait_longer_each_time() -> None:
+    slot = Slot()
+    waits = [slot.restart_later(lived_s=0.1) for _ in range(9)]
+    assert waits[:3] == [FIRST_DELAY_S, FIRST_DELAY_S * 2, FIRST_DELAY_S * 4]
+    assert waits[-1] == LONGEST_DELAY_S
+    assert slot.restart_later(lived_s=SETTLED_S) == FIRST_DELAY_S
+
+
+# -------------------------------------------------------------- reload, metrics, embedded
+
+
+def test_reload_starts_afresh_when_a_file_changes(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    module = tmp_path / "made_up.py"
+    text = (HERE / "shop.py").read_text(encoding="utf-8")
+    module.write_text(text)
+    with process("run", "made_up:worker", "--reload", cwd=tmp_path) as run:
+        run.wait_for_line(STARTED)
+        module.write_text(f"{text}\n\n@worker.task\nasync def brand_new() -> None: ...\n")
+        run.wait_for_line("brand_new")
+        module.write_text("def broken(:\n")
+        run.wait_for_line("made_up.py:1: SyntaxError")
+        run.wait_for_line("waiting for files to change")
+        module.write_text(text)
+        run.wait_for_line(STARTED, times=3)
+        run.signal(signal.SIGINT)
+        assert run.end().status == 0
+
+
+def test_reload_waits_for_a_broken_module_to_be_mended(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    module = tmp_path / "made_up.py"
+    module.write_text("import made_up_missing\n")
+    with process("run", "made_up:worker", "--reload", cwd=tmp_path) as run:
+        run.wait_for_line("waiting for files to change")
+        module.write_text((HERE / "shop.py").read_text(encoding="utf-8"))
+        run.wait_for_line(STARTED)
+        run.signal(signal.SIGTERM)
+        assert run.end().status == 0
+
+
+def test_one_endpoint_for_all_workers(shop: Any) -> None:
+    tasks = [shop.add.enqueue(i, 1) for i in range(40)]
+    with process("run", "shop:worker", "--workers", "2", "--metrics-port", "0") as run:
+        run.wait_for_line("serving http://127.0.0.1:")
+        run.wait_for_line(STARTED, times=2)
+        url = next(line for line in run.lines if "serving" in line).split("serving ")[1]
+        url = url.split('"')[0]
+        enqueue(shop.worker, *tasks)
+        results(shop.worker, *tasks)
+        wanted = (
+            f'streaq_tasks_finished_total{{priority="normal",queue="{shop.worker.queue_name}",'
+            f'status="success",task="add"}} 40.0'
+        )
+        eventually(lambda: wanted in fetch(url), wanted)
+        assert fetch(url.replace("/metrics", "/livez")) == "ok\n"
+        assert fetch(url.replace("/metrics", "/readyz")) == "ok\n"
+        assert f'streaq_queue_workers{{queue="{shop.worker.queue_name}"}} 2.0' in fetch(url)
+        run.signal(signal.SIGTERM)
+        assert run.end().status == 0
+
+
+def fetch(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return answer.read().decode()
+
+
+def test_workers_share_the_parents_embedded_server(
+    environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("STREAQ_EMBEDDED_URL", raising=False)
+    (tmp_path / "made_up.py").write_text(
+        "import os\n"
+        "from contextlib import asynccontextmanager\n"
+        "from pathlib import Path\n"
+        "from streaq import Worker\n"
+        "@asynccontextmanager\n"
+        "async def lifespan():\n"
+        "    info = await worker.redis.info('server')\n"
+        "    with Path('servers').open('a') as file:\n"
+        "        file.write(info['run_id'] + '\\n')\n"
+        "    yield\n"
+        "worker = Worker('embedded://', lifespan=lifespan)\n"
+    )
+    with process("run", "made_up:worker", "--workers", "2", cwd=tmp_path) as run:
+        run.wait_for_line(STARTED, times=2)
+        run.signal(signal.SIGTERM)
+        assert run.end().status == 0
+    servers = (tmp_path / "servers").read_text().split()
+    assert len(servers) == 2
+    assert len(set(servers)) == 1
