@@ -169,8 +169,13 @@ class Session:
             raise StreaqError("Context is only available in running workers.")
         return self._context[0]
 
-    async def work(self, task_status: TaskStatus[None]) -> None:
+    async def work(
+        self, task_status: TaskStatus[None], *, burst: bool = False, hurry: bool = False
+    ) -> None:
         """Run the engine until it stops.
+
+        :param burst: whether to stop when nothing is due any more.
+        :param hurry: whether a burst makes what is due later due now.
 
         :raises StreaqError: when this worker object runs already.
         """
@@ -186,7 +191,7 @@ class Session:
                 worker.codec,
                 self.hooks(),
                 worker.health,
-                self._settings(),
+                self._settings(burst=burst, hurry=hurry),
                 worker.counters,
                 backend=f"{current_backend()}, Python {platform.python_version()}",
             )
@@ -196,7 +201,7 @@ class Session:
                 self._life = None
                 self._context = None
 
-    def _settings(self) -> Settings:
+    def _settings(self, *, burst: bool, hurry: bool) -> Settings:
         worker = self._worker
         return Settings(
             queue=worker.queue_name,
@@ -208,6 +213,7 @@ class Session:
             lease_ms=worker.idle_timeout_ms,
             grace_s=worker.grace_period_s,
             tz=worker.tz,
-            burst=worker.burst,
+            burst=burst,
+            hurry=hurry,
             handle_signals=worker.handle_signals,
         )

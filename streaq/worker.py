@@ -189,7 +189,7 @@ class Worker(Registry, Generic[C]):
 
         :param task_status: ``await group.start(worker.run_async)`` returns once it claims tasks.
         """
-        await self._session.work(task_status)
+        await self._session.work(task_status, burst=self.burst)
 
     def running(self) -> int:
         """How many tasks this worker runs now."""

@@ -77,6 +77,7 @@ class Life:
             finished=self.pump.finish,
         )
         self._scheduler = Scheduler(broker, codec, hooks, settings, catalog.crons)
+        self.pump.look = self._scheduler.look
         self._leases: Leases
         self._reason = "cancelled"
 

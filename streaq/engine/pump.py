@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 import anyio
@@ -39,6 +39,7 @@ class Pump:
     """Keeps the slots of one worker full.
 
     :param spawn: starts an attempt.
+    :param look: has what is due moved to the queue; asked before a burst ends.
     :param ledger: told what committed.
     """
 
@@ -60,6 +61,7 @@ class Pump:
         self._settings = settings
         self._ledger = ledger
         self.spawn: Spawn
+        self.look: Callable[[], Awaitable[None]]
         self.running: dict[bytes, Lease] = {}
         self._by_id: dict[str, Lease] = {}
         self._finished: list[Finished] = []
@@ -71,6 +73,7 @@ class Pump:
         self._hungry = True
         self._reclaim = True
         self._draining = False
+        self._looked = False
         self._resent = False
         self._lost_at: float | None = None
         self._backoff = Backoff()
@@ -213,9 +216,23 @@ class Pump:
         self._reclaim = self._reclaim or reply.more
         if request.want or request.reserve:
             self._hungry = not reply.short
-            if self._settings.burst and self._is_empty(reply):
-                self.drain()
+            if self._settings.burst:
+                await self._end_burst(empty=self._is_empty(reply))
         await self._release_surplus()
+
+    async def _end_burst(self, *, empty: bool) -> None:
+        """Leave when the queue is empty, and still is once all that is due was moved there."""
+        if not empty:
+            self._looked = False
+        elif self._looked:
+            self.drain()
+        else:
+            self._hungry = True
+            try:
+                await self.look()
+                self._looked = True
+            except (RedisError, OSError):
+                pass  # the next exchange finds out, and waits it out
 
     def _is_empty(self, reply: Reply) -> bool:
         nothing_came = not (reply.claimed or reply.refused or reply.reserved)

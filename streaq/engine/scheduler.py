@@ -67,22 +67,30 @@ class Scheduler:
         self._settings = settings
         tz = settings.tz
         self._jobs = [CronJob(task, Crontab.parse(task.crontab or "", tz)) for task in crons]
+        self._registered = anyio.Event()
         self.wake = Wake()
 
     async def run(self) -> None:
         """Keep the timetable for ever."""
         backoff = Backoff()
-        registered = False
         while True:
             try:
-                if not registered:
+                if not self._registered.is_set():
                     await self._register_jobs()
-                    registered = True
+                    self._registered.set()
                 sleep_s = await self._turn()
                 backoff.reset()
             except (RedisError, OSError):
                 sleep_s = backoff.next_delay()
             await self.wake.wait_for(sleep_s)
+
+    async def look(self) -> None:
+        """Do everything that is due, now."""
+        await self._registered.wait()
+        if self._settings.hurry:
+            await self._broker.hasten(self._settings.priorities)
+        while await self._turn() <= 0:
+            pass
 
     async def _turn(self) -> float:
         """Do everything that is due; seconds until something will be."""

@@ -14,6 +14,8 @@ class Settings:
     :param prefetch: messages to hold beyond those that run; 0 for none.
     :param lease_ms: how long a worker may be silent before its tasks are taken over.
     :param grace_s: how long running tasks may go on after a signal.
+    :param burst: whether to stop when nothing is due any more.
+    :param hurry: whether a burst makes what is due later due now (for tests).
     """
 
     queue: str
@@ -26,4 +28,5 @@ class Settings:
     grace_s: float
     tz: tzinfo
     burst: bool
+    hurry: bool
     handle_signals: bool
