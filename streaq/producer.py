@@ -187,18 +187,23 @@ class Producer:
         return ""
 
     async def _send(self, units: Sequence[Sequence[Envelope]]) -> Published:
+        try:
+            return await self._broker.publish(units)
+        except (RedisError, OSError) as e:
+            error: Exception = e
         backoff = Backoff()
-        for attempt in range(1, SEND_TRIES + 1):
+        for _ in range(SEND_TRIES - 1):
+            if not is_connection_lost(error):
+                break
+            await anyio.sleep(backoff.next_delay())
             try:
                 return await self._broker.publish(units)
             except (RedisError, OSError) as e:
-                if attempt == SEND_TRIES or not is_connection_lost(e):
-                    raise StreaqError(
-                        f"Could not enqueue at {self._broker.connector.safe_url}: {e}. "
-                        f"Awaiting the same task again is safe."
-                    ) from e
-            await anyio.sleep(backoff.next_delay())
-        raise AssertionError("unreachable")
+                error = e
+        raise StreaqError(
+            f"Could not enqueue at {self._broker.connector.safe_url}: {error}. "
+            f"Awaiting the same task again is safe."
+        ) from error
 
 
 def kind_of(task: Task[Any, Any], dependencies: Sequence[object]) -> Kind:

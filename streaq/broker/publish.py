@@ -77,9 +77,9 @@ class Publisher:
         self._waiting.extend(batches)
         if self._flusher is None:
             self._flusher = loop.create_task(self._flush())
+        if len(batches) == 1:
+            return await batches[0].future
         parts = await asyncio.gather(*(batch.future for batch in batches))
-        if len(parts) == 1:
-            return parts[0]
         return Published(
             parts[-1].now_ms if parts else 0,
             [word for part in parts for word in part.words],
