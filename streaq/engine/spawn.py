@@ -33,7 +33,13 @@ async def open_spawner(run: Run) -> AsyncGenerator[Spawn]:
         return
     async with anyio.create_task_group() as group:
 
+        async def run_shielded(lease: Lease) -> None:
+            # A worker that is cancelled must not cancel its attempts as well: only their leases
+            # know why they stop, and a deploy would cost them a try.
+            with anyio.CancelScope(shield=True):
+                await run(lease)
+
         def spawn_in_group(lease: Lease) -> None:
-            group.start_soon(run, lease)
+            group.start_soon(run_shielded, lease)
 
         yield spawn_in_group
