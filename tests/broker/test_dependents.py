@@ -13,13 +13,12 @@ pytestmark = pytest.mark.anyio
 
 
 async def run_all(worker: Hand, *failing: str) -> list[str]:
-    """Claim and end until nothing is left to claim; ids in the order they ran. Values are the
-    id of their task."""
+    """Claim and end until nothing is left to claim; ids in the order they ran."""
     ran: list[str] = []
     while claimed := await worker.claim(100):
         for c in claimed:
             ran.append(c.task_id)
-            end = worker.fail(c) if c.task_id in failing else worker.end(c, value=c.task_id.encode())
+            end = worker.fail(c) if c.task_id in failing else worker.end(c)
             assert await worker.settle(end) == [1]
     return ran
 
@@ -282,7 +281,9 @@ async def test_a_dependent_published_while_its_dependency_ends_is_never_lost(ben
 
 async def test_results_of_dependents_that_never_ran_have_their_own_ttl(bench: Bench) -> None:
     worker = await bench.worker()
-    await bench.publish(task("a"), task("b", then="a", keep="5000"), task("c", after=["a"], keep="0"))
+    await bench.publish(
+        task("a"), task("b", then="a", keep="5000"), task("c", after=["a"], keep="0")
+    )
     await worker.settle(worker.fail(await worker.claim_one("a")))
     assert 0 < await bench.ttl_ms("result:b") <= 5_000
     assert "result:c" not in await bench.keys()

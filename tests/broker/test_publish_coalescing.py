@@ -24,11 +24,13 @@ class Calls:
         self._call = bench.call
         self.sizes: list[int] = []
         self.errors: list[Exception] = []
+        self.begun = asyncio.Event()
         self.open = asyncio.Event()
         self.open.set()
 
     async def __call__(self, name: str, args: Sequence[Any]) -> Any:
         self.sizes.append(args[0])
+        self.begun.set()
         await self.open.wait()
         if self.errors:
             raise self.errors.pop(0)
@@ -55,8 +57,7 @@ async def test_single_tasks_awaited_together_go_together(bench: Bench) -> None:
     publish, calls = publisher(bench)
     calls.open.clear()
     callers = [asyncio.create_task(publish.publish([unit])) for unit in units(100)]
-    while not calls.sizes:
-        await asyncio.sleep(0)
+    await calls.begun.wait()
     calls.open.set()
     published = await asyncio.gather(*callers)
     assert [p.words for p in published] == [["queued"]] * 100
@@ -121,8 +122,7 @@ async def test_what_followed_is_told_to_one_caller(bench: Bench) -> None:
     publish, calls = publisher(bench)
     calls.open.clear()
     callers = [
-        asyncio.create_task(publish.publish([[task(f"t{i}", after=["nobody"])]]))
-        for i in range(5)
+        asyncio.create_task(publish.publish([[task(f"t{i}", after=["nobody"])]])) for i in range(5)
     ]
     await asyncio.sleep(0)
     calls.open.set()
@@ -151,8 +151,7 @@ async def test_a_caller_that_gives_up_does_not_take_others_along(bench: Bench) -
     calls.open.clear()
     impatient = asyncio.create_task(publish.publish([[task("a")]]))
     patient = asyncio.create_task(publish.publish([[task("b")]]))
-    while not calls.sizes:
-        await asyncio.sleep(0)
+    await calls.begun.wait()
     impatient.cancel()
     await asyncio.gather(impatient, return_exceptions=True)
     assert impatient.cancelled()

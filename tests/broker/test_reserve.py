@@ -158,8 +158,7 @@ async def test_reserving_needs_room_for_nothing_else(bench: Bench) -> None:
 async def test_a_blocking_read_reserves(bench: Bench) -> None:
     worker = await bench.worker(priorities=("high", "low"))
     reading = asyncio.create_task(bench.broker.read("w1", ["high", "low"]))
-    while b"blocked_clients:1" not in (await bench.raw("INFO", "clients")):
-        await asyncio.sleep(0)
+    await bench.until_blocked(1)
     await bench.enqueue("a", priority="low")
     (message,) = await reading
     assert (message.task_id, message.priority) == ("a", "low")
@@ -171,8 +170,7 @@ async def test_one_message_wakes_one_reader(bench: Bench) -> None:
     for i in range(5):
         await bench.worker(f"w{i}")
         readers.append(asyncio.create_task(bench.broker.read(f"w{i}", ["default"])))
-    while b"blocked_clients:5" not in (await bench.raw("INFO", "clients")):
-        await asyncio.sleep(0)
+    await bench.until_blocked(5)
     await bench.enqueue("a")
     done, waiting = await asyncio.wait(readers, return_when=asyncio.FIRST_COMPLETED)
     assert (len(done), len(waiting)) == (1, 4)

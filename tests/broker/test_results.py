@@ -24,9 +24,7 @@ def results_of(bench: Bench) -> Results:
 
 async def subscribed(bench: Bench, *task_ids: str) -> None:
     """Until the server has a subscriber for each of them."""
-    channels = [bench.broker.keys.done(task_id) for task_id in task_ids]
-    while 0 in (await bench.raw("PUBSUB", "NUMSUB", *channels))[1::2]:
-        await asyncio.sleep(0)
+    await bench.until_listening([bench.broker.keys.done(task_id) for task_id in task_ids])
 
 
 async def subscribers(bench: Bench) -> int:
@@ -124,8 +122,7 @@ async def test_ten_thousand_waiters_on_one_connection(bench: Bench) -> None:
     assert [parse_record(record).task_id for record in records] == ids
     results = results_of(bench)
     assert (results._waiters, results._unseen) == ({}, set())
-    while await bench.raw("PUBSUB", "CHANNELS"):
-        await asyncio.sleep(0)
+    await bench.until_nobody_listens()
 
 
 async def test_who_gives_up_leaves_nothing_behind(bench: Bench) -> None:
@@ -133,8 +130,7 @@ async def test_who_gives_up_leaves_nothing_behind(bench: Bench) -> None:
         await subscribed(bench, "a", "b")
         a.cancel()
         await asyncio.gather(a, return_exceptions=True)
-        while (await bench.raw("PUBSUB", "NUMSUB", bench.broker.keys.done("a")))[1]:
-            await asyncio.sleep(0)
+        await bench.until_nobody_listens(bench.broker.keys.done("a"))
         assert list(results_of(bench)._waiters) == ["b"]
 
 
@@ -180,9 +176,7 @@ async def test_many_lost_subscriptions(bench: Bench) -> None:
         assert [parse_record(record).task_id for record in records] == ids
 
 
-async def test_a_look_that_fails_is_repeated(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_look_that_fails_is_repeated(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """The connection of the look may be lost while that of the subscription is well."""
     worker = await bench.worker()
     await bench.enqueue("a")

@@ -1,4 +1,4 @@
-"""exchange.lua, settling: running -> done, scheduled or queued, once, and by who holds the lease."""
+"""exchange.lua, settling: running to done, scheduled or queued, by who holds the lease."""
 
 from __future__ import annotations
 
@@ -292,14 +292,14 @@ async def test_the_ledger_has_every_attempt_in_order_and_at_most_twenty(bench: B
     await bench.enqueue("a", "always")
     for n in range(1, 26):
         claimed = await worker.claim_one("a")
-        await worker.settle(worker.retry(claimed, text=f"error {n} \n\"é\""))
+        await worker.settle(worker.retry(claimed, text=f'error {n} \n"é"'))
     await worker.run_one("a")
     ledger = (await bench.record("a")).ledger
-    assert [entry["error"] for entry in ledger] == [f"error {n} \n\"é\"" for n in range(6, 26)]
+    assert [entry["error"] for entry in ledger] == [f'error {n} \n"é"' for n in range(6, 26)]
     assert [entry["try"] for entry in ledger] == list(range(6, 26))
 
 
-# ------------------------------------------------------------------------------------- returns
+# ------------------------------------------------------------------- what is handed back
 
 
 async def test_a_returned_task_is_there_for_others_at_once_with_its_try(bench: Bench) -> None:

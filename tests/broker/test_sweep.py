@@ -97,8 +97,7 @@ async def test_a_worker_swept_too_early_goes_on(bench: Bench) -> None:
 async def test_a_worker_swept_while_it_waits_for_a_message_gets_it(bench: Bench) -> None:
     worker = await bench.worker()
     reading = asyncio.create_task(bench.broker.read("w1", ["default"]))
-    while b"blocked_clients:1" not in (await bench.raw("INFO", "clients")):
-        await asyncio.sleep(0)
+    await bench.until_blocked(1)
     await dead_for_long(worker)
     assert await bench.broker.sweep(LEASE_MS) == 1
     await bench.enqueue("a")
