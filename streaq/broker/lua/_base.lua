@@ -54,7 +54,19 @@ end
 local ended = {}
 local longest_keep = 0
 
+-- How many tasks came in and how many ended, by priority and way. Counted where it happens, they
+-- are exact whoever dies, so metrics can be checked against them.
+local totals = {}
+
+local function tally(what, pri)
+  local field = what .. ' ' .. pri
+  totals[field] = (totals[field] or 0) + 1
+end
+
 local function flush()
+  for field, count in pairs(totals) do
+    redis.call('HINCRBY', base .. 'totals', field, count)
+  end
   for pri, ids in pairs(dropped) do
     local stream = base .. 'stream:' .. pri
     for i = 1, #ids, 1000 do
@@ -82,14 +94,14 @@ local function announce(zset, member, at)
   end
 end
 
--- new or scheduled or blocked -> queued
+-- A new message, and the state that goes with it.
 local function enqueue(id, pri, due)
   local msg = redis.call('XADD', base .. 'stream:' .. pri, '*', 'id', id)
   redis.call('HSET', base .. 'task:' .. id, 'state', 'queued', 'msg', msg, 'due', due)
   return msg
 end
 
--- running or new -> scheduled
+-- A moment in the sorted set, and the state that goes with it.
 local function schedule(id, pri, due)
   local zset = base .. 'due:' .. pri
   redis.call('HSET', base .. 'task:' .. id, 'state', 'scheduled', 'due', due)

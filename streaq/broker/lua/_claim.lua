@@ -60,6 +60,7 @@ local function objection(worker, id, t, opts, lease_ms)
   return nil
 end
 
+-- queued or running -> done: what may not start, or not again after its worker was lost
 local function refuse(id, t, opts, status, reason, text)
   drop(t.pri, t.msg)
   if t.who and opts and opts.unique then
@@ -86,6 +87,7 @@ local function still_ours(worker, pri, msg, t)
   return not held.err and #held > 0
 end
 
+-- running -> running: its worker was lost, and it runs again here
 -- Start (or refuse) the task behind a message that this worker holds.
 local function start(worker, registry, lease_ms, pri, msg, id, reserved)
   local key = base .. 'task:' .. id

@@ -1,5 +1,6 @@
 -- include _base _finish
 -- queued, scheduled or blocked -> done (aborted); of a running task its worker is told.
+-- repeating -> gone: and with it the firing that has its id, unless that has ended
 --
 -- ARGV: task id.
 -- Reply: a word (aborted, asked, done, missing), its fields for hooks, dependents' events.

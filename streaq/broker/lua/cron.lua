@@ -1,5 +1,6 @@
 -- include _base
--- One firing of a cron job that is written in the code, or (due 0) its registration.
+-- new -> queued: one firing of a cron job that is written in the code; with due 0, only its
+-- registration.
 --
 -- Only a worker that has the job fires it, so a job deleted from the code stops. What is kept here
 -- makes two workers fire it once, and tells what was missed while none was alive.

@@ -34,7 +34,7 @@ end
 local start_at = at
 at = at + starts * 3
 
--- running -> scheduled (or queued, when it is due at once)
+-- running -> scheduled, or queued when it is due at once
 local function retry(id, t, when, text, value, trace)
   local key = base .. 'task:' .. id
   local due
@@ -157,6 +157,7 @@ end
 
 local reserved = {}
 
+-- queued -> queued: a message that is reserved, its try not counted
 -- Take up to what is still wanted from one stream: to start, then to reserve.
 local function take(pri, messages)
   for _, entry in ipairs(messages) do

@@ -1,5 +1,6 @@
 -- include _base
--- One firing of a repeating schedule: a queued task, and the next firing noted, or neither.
+-- new -> queued: one firing of a repeating schedule, and the next firing noted, or neither.
+-- repeating -> repeating, or gone when there is no next firing
 --
 -- ARGV: schedule id, due, next firing ('' when there is none), id of the task to make.
 -- The first firing has the schedule's own id, so that the caller's task can be waited for.

@@ -1,5 +1,6 @@
 -- include _base _finish
--- new -> queued, scheduled or blocked: a batch of tasks, or the links of a pipeline in their order.
+-- new -> queued, scheduled, blocked or repeating: tasks, the links of a pipeline in their order.
+-- new -> done: what it waits for has ended already, and forces its end
 --
 -- ARGV: count of tasks, each: id, fn, priority, args, more. `more` is empty for a plain task, which
 --   is due at once and waits for nobody; else a JSON object of whatever is not the default:

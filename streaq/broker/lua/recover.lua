@@ -1,5 +1,6 @@
 -- include _base
--- running -> queued: what was claimed for this worker in an answer that never arrived.
+-- running or queued -> queued: what was claimed or reserved for this worker in an answer that never
+-- arrived.
 --
 -- ARGV: worker, count of priorities, each, then every message that the worker knows it holds.
 -- Reply: how many were handed back.

@@ -1,5 +1,5 @@
 -- include _base _finish
--- A repeating schedule -> gone. A firing that is already queued or running is left alone.
+-- repeating -> gone. A firing that is already queued or running is left alone.
 --
 -- ARGV: schedule id.
 -- Reply: 1 when there was one, dependents' events.
