@@ -72,6 +72,10 @@ format: $(VENV)/.dev ## let ruff write the files as it wants them
 dashboards: $(VENV)/.dev ## write the dashboards from their program
 	$(PY) -m tools.dashboards
 
+.PHONY: pictures
+pictures: $(VENV)/.stack ## draw the docs' pictures anew from 20 minutes of the example shop
+	$(PY) -m tests.stack.showcase
+
 .PHONY: bench
 bench: $(VENV)/.dev ## compare with other queues; ONLY=streaq,taskiq RUNS=3 for a quick one
 	$(PY) -m benchmarks $(if $(ONLY),--only $(ONLY)) $(if $(RUNS),--runs $(RUNS))
