@@ -16,7 +16,7 @@ import anyio
 
 from streaq.broker.connection import Backoff
 from streaq.broker.errors import RedisError, ResponseError
-from streaq.broker.exchange import Reply, Request, Reserved
+from streaq.broker.exchange import Claimed, Reply, Request, Reserved
 from streaq.engine.attempt import Finished, Lease
 from streaq.engine.ledger import Ledger
 from streaq.engine.outcome import Cause
@@ -70,6 +70,8 @@ class Pump:
         self.wake = Wake()
         self._read = Wake()
         self._reading = False
+        self._read_scope: anyio.CancelScope | None = None
+        self._unheard = False
         self._hungry = True
         self._reclaim = True
         self._draining = False
@@ -112,6 +114,8 @@ class Pump:
         :returns: whether this is the first time it is asked for.
         """
         first, self._draining = not self._draining, True
+        if self._read_scope is not None:
+            self._read_scope.cancel()
         self.wake.ring()
         return first
 
@@ -155,6 +159,7 @@ class Pump:
         while not self._done():
             request = self._next_request()
             if request is None:
+                await self._let_go()
                 self._start_reading()
                 await self.wake.wait()
                 continue
@@ -250,6 +255,18 @@ class Pump:
             except (RedisError, OSError):
                 self._reserved.extend(surplus)  # the next exchange finds out, and waits it out
 
+    async def _let_go(self) -> None:
+        """While the last tasks run, others can have everything else at once."""
+        if not self._draining:
+            return
+        await self._release_surplus()
+        if self._unheard:
+            self._unheard = False
+            try:
+                await self._recover()
+            except (RedisError, OSError):
+                self._unheard = True  # the next exchange finds out, and waits it out
+
     # ------------------------------------------------------------------ blocking reads
 
     def _start_reading(self) -> None:
@@ -265,9 +282,13 @@ class Pump:
         while True:
             await self._read.wait()
             try:
-                found = await self._broker.read(settings.worker_id, settings.priorities)
-                self._reserved.extend(found)
+                found = None
+                with anyio.CancelScope() as self._read_scope:
+                    found = await self._broker.read(settings.worker_id, settings.priorities)
+                self._reserved.extend(found or ())
                 self._hungry = bool(found)
+                # A message may have come with the cancellation, unheard.
+                self._unheard = found is None
                 backoff.reset()
             except (RedisError, OSError):
                 # The exchange meets the same trouble, tells of it and waits it out.
@@ -329,11 +350,8 @@ class Pump:
         """Hand back what was claimed in answers that never arrived, and go on. ``reply`` is the
         one that did arrive.
         """
-        settings = self._settings
-        came = (*reply.claimed, *reply.reserved)
         try:
-            held = [message_id for _, message_id, *_ in (*self.held(), *came)]
-            await self._broker.recover(settings.worker_id, settings.priorities, held)
+            await self._recover(*reply.claimed, *reply.reserved)
         except (RedisError, OSError):
             return  # away again; the next exchange will find out
         outage_s = time.monotonic() - (self._lost_at or time.monotonic())
@@ -342,6 +360,11 @@ class Pump:
         self._health.redis_restored()
         self._hungry = self._reclaim = True
         self._tell_link(self._hooks.on_redis_restored, "", outage_s)
+
+    async def _recover(self, *came: Claimed | Reserved) -> None:
+        held = [message_id for _, message_id, *_ in (*self.held(), *came)]
+        settings = self._settings
+        await self._broker.recover(settings.worker_id, settings.priorities, held)
 
     def _tell_link(self, slot: Slot, error: str, outage: float) -> None:
         if slot:
