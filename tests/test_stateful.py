@@ -551,7 +551,8 @@ class Queue(RuleBasedStateMachine):
             "priorities", "registry:d", *(["schedules"] if model.schedules else []),
             *(["done"] if model.done else []),
         }  # fmt: skip
-        there = {key.decode().removeprefix(base) for key in self.raw("KEYS", "*")} - {"workers"}
+        there = {key.decode().removeprefix(base) for key in self.raw("KEYS", "*")}
+        there -= {"workers", "totals"}
         assert there == expected
         for key in there:
             if key.partition(":")[0] in {"result", "lock", "worker", "registry", "done"}:
@@ -567,6 +568,8 @@ class Queue(RuleBasedStateMachine):
             assert (seen.depth, seen.running) == (len(messages) - len(held), len(held))
             assert seen.scheduled == sum(t.state == "scheduled" for t in own)
             assert seen.blocked == sum(t.state == "blocked" for t in own)
+            live = seen.depth + seen.scheduled + seen.blocked + seen.running
+            assert seen.enqueued == sum(seen.finished.values()) + live
         assert {seen.priority for seen in snapshot.priorities} == self.seen_priorities
         assert snapshot.repeating == len(self.model.schedules)
         for status in ("queued", "running"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -32,6 +32,8 @@ class Seen:
 
 
 COUNT_BEFORE_UP_TO = 10_000
+ENDS = ("success", "failed", "aborted", "expired")
+"""The ways a task ends, in the order in which ``snapshot.lua`` counts them."""
 
 
 class Standing(NamedTuple):
@@ -57,6 +59,10 @@ class PrioritySnapshot:
     blocked: int
     running: int
     oldest_due_ms: int | None
+    enqueued: int = 0
+    """Tasks that ever came in."""
+    finished: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Tasks that ever ended: success, failed, aborted, expired."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +99,13 @@ def parse_snapshot(queue: str, raw: list[Any]) -> QueueSnapshot:
         int(raw[0]),
         sorted(
             (
-                PrioritySnapshot(p[0].decode(), p[1], p[2], p[3], p[4], int(p[5]) if p[5] else None)
+                PrioritySnapshot(
+                    p[0].decode(),
+                    *p[1:5],
+                    int(p[5]) if p[5] else None,
+                    int(p[6]),
+                    dict(zip(ENDS, map(int, p[7:]), strict=True)),
+                )
                 for p in raw[1]
             ),
             key=lambda p: p.priority,

@@ -18,6 +18,7 @@
 | ``worker:<id>`` | string | health record of a worker | one lease, renewed |
 | ``workers`` | sorted set | workers by the end of their lease | a day after the last |
 | ``priorities`` | set | priorities ever used | stays |
+| ``totals`` | hash | how many tasks ever came in, and how many ended how | stays |
 | ``done`` | list | ids that ended last, at most 10,000 | with the longest ``ttl`` |
 
 Channels: ``control`` (aborts, due times, handed-back tasks), ``done:<id>`` (results).
@@ -25,8 +26,9 @@ Channels: ``control`` (aborts, due times, handed-back tasks), ``done:<id>`` (res
 
 from __future__ import annotations
 
-STAY = ("stream:", "priorities")
-"""Keys without a TTL that an idle, healthy queue keeps: consumer groups live in the streams."""
+STAY = ("stream:", "priorities", "totals")
+"""Keys without a TTL that an idle, healthy queue keeps: consumer groups live in the streams, and
+totals must never go backwards."""
 
 GROUP = "workers"
 

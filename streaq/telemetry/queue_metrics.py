@@ -114,6 +114,9 @@ def _queue_blocks(snapshot: QueueSnapshot) -> Iterator[Block]:
         yield _block(names.QUEUE_SCHEDULED, labels, p.scheduled)
         yield _block(names.QUEUE_BLOCKED, labels, p.blocked)
         yield _block(names.QUEUE_RUNNING, labels, p.running)
+        yield _block(names.QUEUE_ENQUEUED, labels, p.enqueued)
+        for status, count in p.finished.items():
+            yield _block(names.QUEUE_FINISHED, (*labels, status), count)
         if p.oldest_due_ms is not None:
             yield _block(names.QUEUE_OLDEST_DUE, labels, p.oldest_due_ms / 1000)
 

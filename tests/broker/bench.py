@@ -260,9 +260,9 @@ class Bench:
     # ---------------------------------------------------------------- looking inside
 
     async def keys(self) -> set[str]:
-        """Every key of the queue, by its own part of the name."""
+        """Every key of the queue but its totals, by its own part of the name."""
         found = await self.raw("KEYS", "*")
-        return {raw.decode().removeprefix(self.base) for raw in found}
+        return {raw.decode().removeprefix(self.base) for raw in found} - {"totals"}
 
     async def fields(self, task_id: str) -> dict[str, str]:
         """The hash of a live task."""

@@ -14,7 +14,7 @@ from typing import Any
 import redis
 
 from streaq import Worker
-from streaq.broker.keys import Keys
+from streaq.broker.keys import STAY, Keys
 from streaq.task import Task, TaskResult
 
 ROOT = Path(__file__).parents[2]
@@ -111,7 +111,7 @@ def stray_keys(fleet: Fleet) -> list[str]:
     for raw in client.scan_iter(match=f"{base}*", count=1000):
         key = raw.decode()
         name = key.removeprefix(base)
-        if not name.startswith(("stream:", "priorities")) and client.ttl(key) == -1:
+        if not name.startswith(STAY) and client.ttl(key) == -1:
             stray.append(key)
     return stray
 

@@ -33,6 +33,7 @@ local function store(id, t, status, reason, value, text, keep, trace)
     t.try or '0', t.who or '', t.pri or '', t.due or '', trace or '', text or '', t.log or '',
     value or '',
   }, '\n')
+  tally(reason == 'expired' and 'expired' or status, t.pri)
   put(id, record, tonumber(keep or t.keep or DEFAULT_KEEP))
   return record
 end

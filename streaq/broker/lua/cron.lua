@@ -34,6 +34,7 @@ if due > 0 and tonumber(last) < due then
       redis.call('HSET', task, 'head', ARGV[9])
     end
     enqueue(ARGV[6], ARGV[7], int(due))
+    tally('enqueued', ARGV[7])
     made = 1
   end
   last = int(due)
@@ -54,4 +55,5 @@ local latest = redis.call('ZRANGE', crons, -1, -1, 'WITHSCORES')[2]
 if latest then
   redis.call('PEXPIRE', crons, math.max(0, tonumber(latest) - now) + week)
 end
+flush()
 return { int(now), made, last, redis.call('HGET', key, 'missed') or '0' }

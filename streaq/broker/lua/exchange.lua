@@ -113,6 +113,7 @@ local function settle_end(id, msg, pri, try, keep, flags, record)
     end
   end
   drop(pri, msg)
+  tally(string.match(record, '^%d+\n(%a+)'), pri)
   finish_written(id, record, tonumber(keep), raw[4])
   return 1
 end

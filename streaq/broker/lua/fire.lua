@@ -39,6 +39,7 @@ if redis.call('EXISTS', task) == 0 then
   end
   redis.call('HSET', task, unpack(fields))
   enqueue(made, s.pri, due)
+  tally('enqueued', s.pri)
 end
 if following == '' then
   redis.call('ZREM', base .. 'schedules', id)
@@ -46,4 +47,5 @@ if following == '' then
 else
   redis.call('ZADD', base .. 'schedules', following, id)
 end
+flush()
 return { int(now), made }

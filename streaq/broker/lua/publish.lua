@@ -142,6 +142,7 @@ local function publish_plain(id, fn, pri, args)
   local msg = redis.call('XADD', base .. 'stream:' .. pri, '*', 'id', id)
   redis.call('HSET', key, 'state', 'queued', 'fn', fn, 'pri', pri, 'args', args, 'made', made,
     'due', made, 'msg', msg)
+  tally('enqueued', pri)
   return 'queued'
 end
 
@@ -160,6 +161,7 @@ local function publish(id, fn, pri, args, more)
   if t.tab then
     return repeat_on(id, t, t.tab, t.tz or '')
   end
+  tally('enqueued', pri)
   return place(id, t, t.deps or {})
 end
 

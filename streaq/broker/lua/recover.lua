@@ -2,13 +2,14 @@
 -- running or queued -> queued: what was claimed or reserved for this worker in an answer that never
 -- arrived.
 --
--- ARGV: worker, count of priorities, each, then every message that the worker knows it holds.
+-- ARGV: worker, count of priorities, each, then priority and message of everything that the worker
+--   knows it holds: messages of two priorities may have the same id.
 -- Reply: how many were handed back.
 local worker = ARGV[1]
 local first = 3 + tonumber(ARGV[2])
 local held = {}
-for i = first, #ARGV do
-  held[ARGV[i]] = true
+for i = first, #ARGV, 2 do
+  held[ARGV[i] .. ' ' .. ARGV[i + 1]] = true
 end
 
 local handed_back = 0
@@ -39,7 +40,7 @@ for i = 3, first - 1 do
   local pending = redis.pcall('XPENDING', stream, GROUP, '-', '+', 10000, worker)
   if not pending.err then
     for _, entry in ipairs(pending) do
-      if not held[entry[1]] then
+      if not held[ARGV[i] .. ' ' .. entry[1]] then
         give_back(stream, entry[1])
       end
     end

@@ -4,7 +4,7 @@
 -- ARGV: worker, lease ms, registry digest, health record, count of priorities, each,
 --   count held, each: id, message, priority, try ('' of a reserved message), lock (its function's
 --   name when it is unique, else '').
--- Reply: now, what is lost (message, try), ids that are to stop, 1 when the registry is gone.
+-- Reply: now, what is lost (id, try), ids that are to stop, 1 when the registry is gone.
 -- The task of a lost lease may run here again already, under a lease that is not lost.
 local worker, lease_ms = ARGV[1], tonumber(ARGV[2])
 local registry = base .. 'registry:' .. ARGV[3]
@@ -27,7 +27,7 @@ local function renew(id, msg, pri, try, lock)
     mine = raw[1] == msg and raw[2] == try and raw[3] == worker
   end
   if not mine then
-    lost[#lost + 1] = { msg, try }
+    lost[#lost + 1] = { id, try }
     return
   end
   if raw[4] then

@@ -3,7 +3,8 @@
 -- with the number of tasks.
 --
 -- ARGV: none.
--- Reply: now, per priority (name, depth, scheduled, blocked, running, oldest due ms or ''),
+-- Reply: now, per priority (name, depth, scheduled, blocked, running, oldest due ms or '', and how
+--   many ever came in, succeeded, failed, were aborted, expired),
 --   live workers' health records, cron jobs (fn, last success ms, next ms, missed, crontab),
 --   count of repeating schedules.
 local priorities = {}
@@ -47,9 +48,12 @@ for _, pri in ipairs(redis.call('SMEMBERS', base .. 'priorities')) do
     end
   end
   local running = held - back
+  local ever = redis.call('HMGET', base .. 'totals', 'enqueued ' .. pri, 'success ' .. pri,
+    'failed ' .. pri, 'aborted ' .. pri, 'expired ' .. pri)
   priorities[#priorities + 1] = {
     pri, redis.call('XLEN', stream) - running, redis.call('ZCARD', base .. 'due:' .. pri),
     redis.call('ZCARD', base .. 'blocked:' .. pri), running, oldest_due(pri, stream),
+    ever[1] or '0', ever[2] or '0', ever[3] or '0', ever[4] or '0', ever[5] or '0',
   }
 end
 
