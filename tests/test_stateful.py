@@ -397,8 +397,8 @@ class Queue(RuleBasedStateMachine):
             args += [m.task_id, m.id, m.priority, "", ""]
         _, lost, stop, gone = self.call("renew", *args)
         expected_lost, expected_stop = self.model.renew(worker, hand.attempts, hand.reserved)
-        assert [(message, int(n or 0)) for message, n in lost] == [
-            (message.id, n) for message, n in expected_lost
+        assert [(task_id.decode(), int(n or 0)) for task_id, n in lost] == [
+            (message.task_id, n) for message, n in expected_lost
         ]
         assert [task_id.decode() for task_id in stop] == expected_stop
         assert not gone
@@ -411,7 +411,9 @@ class Queue(RuleBasedStateMachine):
             known = [*(a.message for a in hand.attempts), *hand.reserved]
         else:
             known, self.hands[worker] = [], Hand()
-        args = [worker, len(PRIORITIES), *PRIORITIES, *(m.id for m in known)]
+        args: list[Any] = [worker, len(PRIORITIES), *PRIORITIES]
+        for message in known:
+            args += [message.priority, message.id]
         assert self.call("recover", *args) == self.model.recover(worker, known)
 
     @precondition(lambda self: self.with_reserved())

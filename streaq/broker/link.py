@@ -257,10 +257,13 @@ class Broker:
             await self._call("release", [worker_id, *(part for m in messages for part in m)])
 
     async def recover(
-        self, worker_id: str, priorities: Sequence[str], held: Sequence[bytes]
+        self, worker_id: str, priorities: Sequence[str], held: Sequence[tuple[str, bytes]]
     ) -> int:
-        """Hand back what was claimed in an answer that never arrived."""
-        args: list[Arg] = [worker_id, len(priorities), *priorities, *held]
+        """Hand back what was claimed in an answer that never arrived. ``held``: priority and
+        message of all that did arrive.
+        """
+        known = [part for pair in held for part in pair]
+        args: list[Arg] = [worker_id, len(priorities), *priorities, *known]
         return int(await self._call("recover", args))
 
     async def sweep(self, lease_ms: int, leaving: str = "") -> int:

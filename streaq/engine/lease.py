@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("streaq")
 
 Held = tuple[str, bytes, str, str, str]
-LostLease = tuple[bytes, str]
-"""Message and try; no try for a reserved message."""
+LostLease = tuple[str, str]
+"""Task id and try; no try for a reserved message."""
 
 DEAD_AFTER_LEASES = 10
 
@@ -115,7 +115,7 @@ class Leases:
             args += lease
         _, lost, stop, gone = call_sync(client, self._base, "renew", args)
         if lost or stop or gone:
-            leases = [(message_id, try_number.decode()) for message_id, try_number in lost]
+            leases = [(task_id.decode(), try_number.decode()) for task_id, try_number in lost]
             self._tell(leases, [task_id.decode() for task_id in stop], gone)
 
     def _loop_is_dead(self) -> bool:

@@ -130,7 +130,8 @@ class Life:
         await anyio.to_thread.run_sync(self._leases.stop)
         try:
             await broker.unlisten()
-            held = [lease.claimed.message_id for lease in pump.running.values()]
+            claimed = [lease.claimed for lease in pump.running.values()]
+            held = [(c.priority, c.message_id) for c in claimed]
             await broker.recover(settings.worker_id, settings.priorities, held)
             await broker.sweep(settings.lease_ms, settings.worker_id)
         except (RedisError, OSError) as e:
@@ -227,8 +228,8 @@ class Life:
         self.pump.reclaim_soon()
 
     def _on_leases(self, lost: list[LostLease], stop: list[str], gone: int) -> None:
-        for message_id, try_number in lost:
-            self.pump.lose(message_id, try_number)
+        for task_id, try_number in lost:
+            self.pump.lose(task_id, try_number)
         for task_id in stop:
             self.pump.stop_task(task_id, Cause.ABORT)
         if gone:

@@ -62,8 +62,7 @@ class Pump:
         self._ledger = ledger
         self.spawn: Spawn
         self.look: Callable[[], Awaitable[None]]
-        self.running: dict[bytes, Lease] = {}
-        self._by_id: dict[str, Lease] = {}
+        self.running: dict[str, Lease] = {}
         self._finished: list[Finished] = []
         self._sending: Sequence[Finished] = ()
         self._reserved: deque[Reserved] = deque()
@@ -84,11 +83,9 @@ class Pump:
 
     def finish(self, finished: Finished) -> None:
         """An attempt ended: its slot is free, its settle goes with the next exchange."""
-        claimed = finished.lease.claimed
-        if self.running.get(claimed.message_id) is finished.lease:
-            del self.running[claimed.message_id]
-        if self._by_id.get(claimed.task_id) is finished.lease:
-            del self._by_id[claimed.task_id]
+        task_id = finished.lease.claimed.task_id
+        if self.running.get(task_id) is finished.lease:
+            del self.running[task_id]
         self._finished.append(finished)
         self.wake.ring()
 
@@ -99,12 +96,12 @@ class Pump:
 
     def stop_task(self, task_id: str, cause: Cause) -> None:
         """Cancel an attempt, if it runs here."""
-        if lease := self._by_id.get(task_id):
+        if lease := self.running.get(task_id):
             lease.cancel(cause)
 
-    def lose(self, message_id: bytes, try_number: str) -> None:
+    def lose(self, task_id: str, try_number: str) -> None:
         """Cancel the attempt whose lease this was."""
-        lease = self.running.get(message_id)
+        lease = self.running.get(task_id)
         if lease is not None and str(lease.claimed.try_number) == try_number:
             lease.cancel(Cause.LOST)
 
@@ -207,11 +204,10 @@ class Pump:
         if reply.changes:
             tell_changes(self._hooks, queue, worker_id, reply.now_ms, reply.changes)
         for claimed in reply.claimed:
-            if before := self.running.get(claimed.message_id):
+            if before := self.running.get(claimed.task_id):
                 before.cancel(Cause.LOST)  # this process was paused, and reclaimed from itself
             lease = Lease(claimed, self._catalog.functions[claimed.fn])
-            self.running[claimed.message_id] = lease
-            self._by_id[claimed.task_id] = lease
+            self.running[claimed.task_id] = lease
             self.spawn(lease)
         for refused in reply.refused:
             self._ledger.refused(refused)
@@ -362,7 +358,7 @@ class Pump:
         self._tell_link(self._hooks.on_redis_restored, "", outage_s)
 
     async def _recover(self, *came: Claimed | Reserved) -> None:
-        held = [message_id for _, message_id, *_ in (*self.held(), *came)]
+        held = [(held[2], held[1]) for held in (*self.held(), *came)]
         settings = self._settings
         await self._broker.recover(settings.worker_id, settings.priorities, held)
 

@@ -194,7 +194,7 @@ class Hand:
             else:
                 args += (*one, "", "")
         _, lost, stop, gone = await self.bench.call("renew", args)
-        lost = [(message, int(tries or 0)) for message, tries in lost]
+        lost = [(task_id.decode(), int(tries or 0)) for task_id, tries in lost]
         return Renewed(lost, [raw.decode() for raw in stop], gone == 1)
 
     async def dies(self) -> None:
@@ -203,8 +203,8 @@ class Hand:
 
 
 class Renewed(NamedTuple):
-    lost: list[tuple[bytes, int]]
-    """Message and try; no try (0) of a reserved one."""
+    lost: list[tuple[str, int]]
+    """Task and try; no try (0) of a reserved message."""
     stop: list[str]
     gone: bool
 

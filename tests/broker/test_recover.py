@@ -6,12 +6,14 @@ import asyncio
 
 import pytest
 
+from streaq.broker.exchange import Claimed, Reserved
 from tests.broker.bench import DEFAULT, LONG_MS, Bench, Hand, task
 
 pytestmark = pytest.mark.anyio
 
 
-async def recover(worker: Hand, *held: bytes) -> int:
+async def recover(worker: Hand, *known: Claimed | Reserved) -> int:
+    held = [(one.priority, one.message_id) for one in known]
     return await worker.bench.broker.recover(worker.worker_id, worker.priorities, held)
 
 
@@ -20,7 +22,7 @@ async def test_nothing_to_recover(bench: Bench) -> None:
     assert await recover(worker) == 0
     await bench.enqueue("a")
     claimed = await worker.claim_one("a")
-    assert await recover(worker, claimed.message_id) == 0
+    assert await recover(worker, claimed) == 0
     assert await bench.state("a") == "running"
 
 
@@ -29,7 +31,7 @@ async def test_what_the_worker_does_not_know_of_goes_back(bench: Bench) -> None:
     for task_id in "abc":
         await bench.enqueue(task_id, "once")
     a, _, _ = await worker.claim(3)
-    assert await recover(worker, a.message_id) == 2
+    assert await recover(worker, a) == 2
     assert await bench.pending() == {"a": "w1", "b": "-", "c": "-"}
     fields = await bench.fields("b")
     assert (fields["state"], fields["try"]) == ("queued", "0")
@@ -58,7 +60,7 @@ async def test_reserved_messages_go_back_too(bench: Bench) -> None:
     for task_id in "ab":
         await bench.enqueue(task_id)
     known, _ = (await worker.exchange(reserve=2)).reserved
-    assert await recover(worker, known.message_id) == 1
+    assert await recover(worker, known) == 1
     assert await bench.pending() == {"a": "w1", "b": "-"}
     assert [c.task_id for c in await other.claim(reclaim=True)] == ["b"]
 
@@ -70,6 +72,16 @@ async def test_every_priority_of_the_worker(bench: Bench) -> None:
     await worker.claim(2)
     assert await recover(worker) == 2
     assert (await bench.pending("low"), await bench.pending("high")) == ({"a": "-"}, {"b": "-"})
+
+
+async def test_messages_of_two_priorities_may_have_the_same_id(bench: Bench) -> None:
+    """They do, whenever one call enqueues to both."""
+    worker = await bench.worker(priorities=("high", "low"))
+    await bench.publish(task("a", priority="high"), task("b", priority="low"))
+    a, b = await worker.claim(2)
+    assert a.message_id == b.message_id
+    assert await recover(worker, a) == 1
+    assert await bench.states("a", "b") == ["running", "queued"]
 
 
 async def test_what_another_worker_holds_is_left_alone(bench: Bench) -> None:
@@ -145,7 +157,7 @@ async def test_an_answer_lost_to_a_dead_connection(bench: Bench) -> None:
     await asyncio.gather(lost, return_exceptions=True)
     reply = await worker.exchange(*ends, resent=True)
     assert set(reply.codes) <= {1, 2}
-    await recover(worker, running[2].message_id)
+    await recover(worker, running[2])
     assert {k: v for k, v in (await bench.pending()).items() if v != "-"} == {"t2": "w1"}
     again = await other.claim(30, reclaim=True)
     assert {c.try_number for c in again} == {1}
@@ -156,7 +168,7 @@ async def test_thousands(bench: Bench) -> None:
     worker = await bench.worker()
     await bench.broker.publish([[task(f"t{i}")] for i in range(3_000)])
     claimed = await worker.claim(3_000)
-    assert await recover(worker, *(c.message_id for c in claimed[::2])) == 1_500
+    assert await recover(worker, *claimed[::2]) == 1_500
     assert len([1 for owner in (await bench.pending()).values() if owner == "-"]) == 1_500
 
 

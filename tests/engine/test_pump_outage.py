@@ -44,7 +44,7 @@ class FakeBroker:
 
     def __init__(self) -> None:
         self.failures: dict[str, int] = {}
-        self.recovered: list[list[bytes]] = []
+        self.recovered: list[list[tuple[str, bytes]]] = []
         self.released: list[list[Reserved]] = []
 
     def _fail(self, name: str) -> None:
@@ -52,7 +52,9 @@ class FakeBroker:
             self.failures[name] -= 1
             raise RedisConnectionError(name)
 
-    async def recover(self, _: str, __: Sequence[str], held: Sequence[bytes]) -> int:
+    async def recover(
+        self, _: str, __: Sequence[str], held: Sequence[tuple[str, bytes]]
+    ) -> int:
         self._fail("recover")
         self.recovered.append(list(held))
         return 0
@@ -128,7 +130,7 @@ async def test_claims_that_did_arrive_are_not_handed_back(anyio_backend: object)
     bench.broker.failures["recover"] = 1
     async with bench.running():
         assert [lease.claimed.message_id for lease in bench.spawned] == [b"1-1", b"1-2"]
-        assert bench.broker.recovered == [[b"1-1", b"1-2"]]
+        assert bench.broker.recovered == [[("default", b"1-1"), ("default", b"1-2")]]
 
 
 async def test_a_settle_without_an_answer_is_sent_again_and_nothing_claimed_with_it(
@@ -169,11 +171,11 @@ async def test_a_lost_lease_is_told_from_the_one_after_it(anyio_backend: object)
     bench = Bench(claims(claim(b"1-1", 2)))
     async with bench.running():
         (lease,) = bench.spawned
-        bench.pump.lose(b"1-1", "1")
-        bench.pump.lose(b"1-0", "2")
-        bench.pump.lose(b"1-1", "")
+        bench.pump.lose("id-1-1", "1")
+        bench.pump.lose("id-1-0", "2")
+        bench.pump.lose("id-1-1", "")
         assert lease.cause is None
-        bench.pump.lose(b"1-1", "2")
+        bench.pump.lose("id-1-1", "2")
         assert lease.cause is Cause.LOST
 
 
@@ -189,3 +191,17 @@ async def test_a_process_that_was_paused_may_reclaim_from_itself(anyio_backend: 
         assert [held[3] for held in bench.pump.held()] == ["2"]
     assert bench.codes == [1]
     assert [finished.lease for finished in bench.fenced] == [first]
+
+
+async def test_messages_of_two_priorities_may_have_the_same_id(anyio_backend: object) -> None:
+    """They do, whenever one call enqueues to both; the attempts have nothing to do with another."""
+    high, low = claim(b"1-1")._replace(task_id="a"), claim(b"1-1")._replace(task_id="b")
+    bench = Bench(claims(high._replace(priority="high"), low._replace(priority="low")))
+    async with bench.running():
+        a, b = bench.spawned
+        assert (a.cause, b.cause) == (None, None)
+        assert [(held[0], held[2]) for held in bench.pump.held()] == [("a", "high"), ("b", "low")]
+        bench.finish(a)
+        await anyio.wait_all_tasks_blocked()
+        assert list(bench.pump.running.values()) == [b]
+    assert bench.codes == [1, 1]
