@@ -178,7 +178,7 @@ async def shop(seconds: float, *, customers: int = 3, mailing: int = 3000) -> No
         async with anyio.create_task_group() as group:
             for i in range(customers):
                 group.start_soon(buy, tick * customers + i)
-        if tick % 300 == 20:
+        if tick % 300 == 10:
             mails = [newsletter.enqueue(i).start(priority="low") for i in range(mailing)]
             await worker.enqueue_many(mails)
         await anyio.sleep(0.1)
