@@ -38,6 +38,11 @@ class Session:
         self._life: Life | None = None
         self._context: tuple[Any] | None = None
 
+    @property
+    def in_use(self) -> bool:
+        """Whether somebody is inside ``async with worker``, or the worker runs."""
+        return self._users > 0
+
     async def enter(self) -> None:
         """Connect, unless that was done."""
         self._users += 1
@@ -217,3 +222,8 @@ class Session:
             hurry=hurry,
             handle_signals=worker.handle_signals,
         )
+
+
+def session_of(worker: Worker[Any]) -> Session:
+    """A worker's session, for the rooms that know both."""
+    return worker._session  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
