@@ -1,0 +1,114 @@
+"""Answers that never arrive, and tasks that are easily taken for another: each runs once, and hooks
+hear of it once."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import anyio
+import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from streaq import Hook, StreaqError, Worker
+from streaq.hooks import Enqueue
+from tests.support import MakeWorker, running
+
+pytestmark = pytest.mark.anyio
+
+
+class Enqueued(Hook):
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+
+    def on_enqueued(self, e: Enqueue) -> None:
+        self.ids.append(e.task_id)
+
+
+def lose_answers(worker: Worker[Any], monkeypatch: pytest.MonkeyPatch, count: float) -> None:
+    """Enqueueing arrives, but that many answers are lost."""
+    broker = worker._session.broker()
+    publish = broker.publish
+
+    async def publish_and_lose(units: Any) -> Any:
+        nonlocal count
+        answer = await publish(units)
+        if count > 0:
+            count -= 1
+            raise RedisConnectionError("the answer was lost")
+        return answer
+
+    monkeypatch.setattr(broker, "publish", publish_and_lose)
+
+
+async def test_what_was_enqueued_without_an_answer_is_there_once(
+    make_worker: MakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hook = Enqueued()
+    worker = make_worker(hooks=[hook])
+    runs: list[int] = []
+
+    @worker.task
+    async def note(number: int) -> None:
+        runs.append(number)
+
+    async with worker:
+        lose_answers(worker, monkeypatch, 2)
+        tasks = [note.enqueue(i) for i in range(20)]
+        await worker.enqueue_many(tasks)
+        async with running(worker):
+            for task in tasks:
+                await task.result(3)
+    assert sorted(runs) == list(range(20))
+    assert sorted(hook.ids) == sorted(task.id for task in tasks)
+
+
+async def test_after_too_many_lost_answers_awaiting_again_is_safe(
+    make_worker: MakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = make_worker()
+
+    @worker.task
+    async def work() -> str:
+        return "done"
+
+    async with worker:
+        task = work.enqueue()
+        with monkeypatch.context() as patch:
+            lose_answers(worker, patch, math.inf)
+            with pytest.raises(StreaqError, match="Awaiting the same task again is safe"):
+                await task
+        await task
+        async with running(worker):
+            assert (await task.result(3)).result == "done"
+    assert worker.counters == {"completed": 1}
+
+
+async def test_tasks_of_two_priorities_enqueued_at_once_are_two_tasks(
+    make_worker: MakeWorker,
+) -> None:
+    """Their messages have the same id, each in a stream of its own."""
+    worker = make_worker(priorities=["low", "high"], concurrency=8)
+    started: list[str] = []
+    all_started, go_on = anyio.Event(), anyio.Event()
+
+    @worker.task
+    async def wait(name: str) -> str:
+        started.append(name)
+        if len(started) == 6:
+            all_started.set()
+        await go_on.wait()
+        return name
+
+    async with worker:
+        names = [f"{priority}{i}" for i in range(3) for priority in ("low", "high")]
+        tasks = [wait.enqueue(name).start(priority=name[:-1]) for name in names]
+        await worker.enqueue_many(tasks)
+        async with running(worker):
+            with anyio.fail_after(10):
+                await all_started.wait()
+            assert worker.running() == 6
+            go_on.set()
+            assert [(await task.result(3)).result for task in tasks] == names
+        assert sorted(started) == sorted(names)
+    assert worker.counters == {"completed": 6}
