@@ -14,7 +14,7 @@ from hatchling.builders.wheel import WheelBuilder
 from promql_parser import BinaryExpr, Call
 
 from streaq.dashboards import export, names, read
-from streaq.telemetry.names import METRICS, Metric
+from streaq.telemetry.names import BUILD_INFO, METRICS, Metric
 from streaq.types import StreaqError
 from tests.stack.conftest import ROOT, dashboards
 from tests.stack.expressions import Use, parse, uses
@@ -232,6 +232,8 @@ def test_its_selectors_follow_the_variables(panel: dict[str, Any]) -> None:
     for use in every_use(panel):
         assert use.labels["job"] == "$job"
         assert use.labels["instance"] == "$instance"
+        if use.name in promql.OTHERS and not _is_birth_condition(use):
+            assert BUILD_INFO.name in str(panel["targets"]), "only streaq's own targets"
         metric = SERIES.get(use.name)
         if metric and "queue" in metric.labels:
             assert use.labels["queue"] == "$queue"
@@ -242,7 +244,7 @@ def test_rates_follow_the_zoom(panel: dict[str, Any]) -> None:
     for use in every_use(panel):
         if {"rate", "avg_over_time"} & set(use.functions):
             assert use.window == RATE
-        if {"increase", "min_over_time"} & set(use.functions):
+        if {"increase", "min_over_time", "last_over_time"} & set(use.functions):
             assert use.window in {RATE, RANGE, "300s", "3600s"}
         assert not {"irate", "delta", "idelta"} & set(use.functions)
 
@@ -279,6 +281,10 @@ def _is_birth(use: Use) -> bool:
     """``x unless x offset window``: how promql.events sees the first event of all."""
     near = use.around[-1]
     return isinstance(near, BinaryExpr) and str(near.op) == "unless"
+
+
+def _is_birth_condition(use: Use) -> bool:
+    return use.name == promql.UP and use.selector.offset is not None
 
 
 def _is_zero(use: Use) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from prometheus_client.utils import floatToGoString  # pyright: ignore[reportUnknownVariableType]
 
-from streaq.telemetry.names import PRIORITY, QUEUE, TASK, Metric
+from streaq.telemetry.names import BUILD_INFO, PRIORITY, QUEUE, TASK, Metric
 
 VARIABLES = (QUEUE, PRIORITY, TASK)
 """Labels with a dashboard variable of the same name."""
@@ -124,6 +124,11 @@ def quantile(
     """The quantile ``q`` of a histogram, by the labels ``by``."""
     buckets = rate(metric, ("le", *by), "bucket", free=free, where=where)
     return f"histogram_quantile({q}, {buckets})"
+
+
+def ours(series: str, on: str = "job, instance") -> str:
+    """``series`` of streaq's own targets: "All" jobs are all that Prometheus has, others too."""
+    return f"{series} and on ({on}) last_over_time({select(BUILD_INFO)}[{RANGE}])"
 
 
 def within(metric: Metric, bound_s: float) -> dict[str, str]:

@@ -231,7 +231,7 @@ def _redis() -> list[Panel]:
             "Scraped targets",
             "1 for every target that Prometheus reaches. 0 means that the numbers on these "
             "dashboards miss that process: see whether it runs.",
-            [Query(f"{promql.UP}{{{promql.TARGET}}}", "{{instance}}")],
+            [Query(promql.ours(f"{promql.UP}{{{promql.TARGET}}}", "job"), "{{instance}}")],
             "none",
             maximum=1,
             decimals=0,
@@ -247,8 +247,7 @@ def _processes() -> list[Panel]:
             "add workers, not concurrency.",
             [
                 Query(
-                    f"sum by ({INSTANCE}) "
-                    f"(rate({promql.PROCESS_CPU}{{{promql.TARGET}}}[{promql.RATE}]))",
+                    promql.ours(f"rate({promql.PROCESS_CPU}{{{promql.TARGET}}}[{promql.RATE}])"),
                     "{{instance}}",
                 )
             ],
@@ -261,7 +260,7 @@ def _processes() -> list[Panel]:
             "often in a task: compare with the tasks that ran.",
             [
                 Query(
-                    f"sum by ({INSTANCE}) ({promql.PROCESS_MEMORY}{{{promql.TARGET}}})",
+                    promql.ours(f"{promql.PROCESS_MEMORY}{{{promql.TARGET}}}"),
                     "{{instance}}",
                 )
             ],
