@@ -98,16 +98,7 @@ def parse_snapshot(queue: str, raw: list[Any]) -> QueueSnapshot:
         queue,
         int(raw[0]),
         sorted(
-            (
-                PrioritySnapshot(
-                    p[0].decode(),
-                    *p[1:5],
-                    int(p[5]) if p[5] else None,
-                    int(p[6]),
-                    dict(zip(ENDS, map(int, p[7:]), strict=True)),
-                )
-                for p in raw[1]
-            ),
+            (_priority(*p) for p in raw[1]),
             key=lambda p: p.priority,
         ),
         [json.loads(w) for w in raw[2]],
@@ -123,6 +114,16 @@ def parse_snapshot(queue: str, raw: list[Any]) -> QueueSnapshot:
         ],
         raw[4],
     )
+
+
+def _priority(
+    name: bytes, depth: int, scheduled: int, blocked: int, running: int, oldest: bytes, *ever: bytes
+) -> PrioritySnapshot:
+    enqueued, *ended = map(int, ever)
+    return PrioritySnapshot(
+        name.decode(), depth, scheduled, blocked, running, int(oldest) if oldest else None,
+        enqueued, dict(zip(ENDS, ended, strict=True)),
+    )  # fmt: skip
 
 
 class Inspector:

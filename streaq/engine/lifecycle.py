@@ -106,7 +106,7 @@ class Life:
         async with anyio.create_task_group() as group:
             await broker.listen(self._on_control, self._on_control_ready)
             if settings.handle_signals and threading.current_thread() is threading.main_thread():
-                group.start_soon(self._handle_signals)
+                await group.start(self._handle_signals)  # before anything is claimed
             group.start_soon(self._beat, watchdog)
             group.start_soon(pump.read_forever)
             group.start_soon(self._scheduler.run)
@@ -192,9 +192,10 @@ class Life:
             watchdog.beat()
             await anyio.sleep(watchdog.interval_s)
 
-    async def _handle_signals(self) -> None:
+    async def _handle_signals(self, *, task_status: TaskStatus[None]) -> None:
         """The first signal asks tasks to finish within the grace period, the second cuts it."""
         with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            task_status.started()
             async with anyio.create_task_group() as group:
                 async for signum in signals:
                     worker_id = self._settings.worker_id
