@@ -325,7 +325,7 @@ class Worker(Registry, Generic[C]):
         return self._session.queries()
 
 
-# Imported when a worker is made, because redis-py loads half of OpenTelemetry where it is installed.
+# Imported when a worker is made: redis-py loads half of OpenTelemetry where that is installed.
 def _connector(*settings: Any) -> Connector:
     from streaq.broker.connection import ConnectionSettings, Connector
 
