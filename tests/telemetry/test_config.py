@@ -80,7 +80,12 @@ def test_workers_of_one_process_are_added_up_and_remembered() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"propagation": "parent"}, {"max_task_names": 0}, {"max_exception_names": 0}, {"log_limit": 0}],
+    [
+        {"propagation": "parent"},
+        {"max_task_names": 0},
+        {"max_exception_names": 0},
+        {"log_limit": 0},
+    ],
 )
 def test_what_makes_no_sense_is_said(wrong: dict[str, Any]) -> None:
     [name] = wrong

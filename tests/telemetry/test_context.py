@@ -58,9 +58,7 @@ def test_without_a_trace_there_are_no_ids() -> None:
 
 def test_the_users_structlog_carries_them() -> None:
     capture = LogCapture()
-    log = structlog.wrap_logger(
-        None, processors=[structlog.contextvars.merge_contextvars, capture]
-    )
+    log = structlog.wrap_logger(None, processors=[structlog.contextvars.merge_contextvars, capture])
     inside(lambda: log.info("charging", amount=3))
     assert capture.entries == [{**BOUND, "event": "charging", "amount": 3, "log_level": "info"}]
 

@@ -244,9 +244,7 @@ def test_rows_of_capped_names_do_not_pile_up() -> None:
 
 
 @pytest.mark.parametrize(("trace", "kept"), [(SAMPLED, True), (UNSAMPLED, False), ("", False)])
-def test_exemplars_name_the_trace_when_it_is_sampled(
-    bench: Bench, trace: str, kept: bool
-) -> None:
+def test_exemplars_name_the_trace_when_it_is_sampled(bench: Bench, trace: str, kept: bool) -> None:
     a = attempt(trace=trace)
     bench.hook.on_start(a)
     bench.hook.on_finish(ending(a))
@@ -264,8 +262,11 @@ def test_exemplars_name_the_trace_when_it_is_sampled(
 def test_places_are_looked_up_once_per_name_not_per_task(bench: Bench) -> None:
     calls: list[str] = []
     allocate = bench.store.allocate
-    bench.store.allocate = lambda metric, labels: calls.append(metric.name) or allocate(  # type: ignore[method-assign]
-        metric, labels
+    bench.store.allocate = lambda metric, labels: (
+        calls.append(metric.name)
+        or allocate(  # type: ignore[method-assign]
+            metric, labels
+        )
     )
     for _ in range(100):
         a = attempt()

@@ -214,7 +214,8 @@ def test_scrapes_are_served_side_by_side(bench: Bench) -> None:
     idle = http.client.HTTPConnection("127.0.0.1", bench.server.port, timeout=5)
     idle.connect()  # holds a thread, says nothing
     store.cells[place] = 7
-    assert 'streaq_tasks_started_total{priority="normal",queue="shop",task="charge"} 7.0' in (
-        bench.get("/metrics")[1]
+    assert (
+        'streaq_tasks_started_total{priority="normal",queue="shop",task="charge"} 7.0'
+        in (bench.get("/metrics")[1])
     )
     idle.close()

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 from opentelemetry import baggage, context, trace
 from opentelemetry.sdk.trace import ReadableSpan
@@ -66,7 +67,7 @@ def spans(stage: Stage, name: str) -> list[ReadableSpan]:
 async def until(condition: Callable[[], object]) -> None:
     """Wait for something that another task or thread brings about."""
     with anyio.fail_after(10):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - nobody could tell an event
             await anyio.sleep(0.005)
 
 
@@ -516,7 +517,7 @@ async def test_the_users_own_spans_nest_under_the_attempt(stage: Stage) -> None:
     @worker.task(name="t")
     async def t() -> None:
         with tracer.start_as_current_span("query"):
-            await anyio.sleep(0)
+            await anyio.lowlevel.checkpoint()
 
     async with running(worker):
         await (await t.enqueue()).result(5)
