@@ -15,7 +15,7 @@ from streaq.history import TaskHistory, history_of_ended, history_of_live
 from streaq.hooks import Dispatcher, Ending
 from streaq.task import TaskInfo, TaskResult, TaskStatus
 from streaq.types import StreaqCancelled, StreaqError
-from streaq.wire import Codec, Record, error_without_value, parse_record
+from streaq.wire import GAVE_UP, Codec, Record, error_without_value, parse_record
 
 if TYPE_CHECKING:
     from streaq.broker.inspect import Seen
@@ -75,6 +75,8 @@ class Queries:
         success = record.status == "success"
         if record.value:
             value = await self._codec.load_value(record.value)
+            if record.reason == "exhausted" and isinstance(value, BaseException):
+                _note_tries(value, record.tries)
         else:
             value = None if success else error_without_value(record)
         return _result(record, success=success, value=value)
@@ -189,6 +191,13 @@ class Queries:
             ending = Ending(attempt, "aborted", "user", error, now_ms, 0.0, 0, None)
             self._hooks.emit(self._hooks.on_abort, ending)
         tell_changes(self._hooks, self._queue, self._client_id, now_ms, aborted.changes)
+
+
+def _note_tries(error: BaseException, tries: int) -> None:
+    """Redis, where a task whose workers died ends, can't write into its last error."""
+    note = GAVE_UP.format(tries=tries)
+    if note not in getattr(error, "__notes__", ()):
+        error.add_note(note)
 
 
 def _result(record: Record, *, success: bool, value: Any) -> TaskResult[Any]:

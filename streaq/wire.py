@@ -136,6 +136,9 @@ REFUSALS: Mapping[str, str] = {
     "timeout": "{text}",
 }
 
+GAVE_UP = "streaq gave up after {tries} of {tries} tries."
+"""Noted on the exception of the last try."""
+
 
 def error_without_value(record: Record) -> StreaqError:
     """The exception of a result whose own one is not stored (it was never run, or aborted)."""

@@ -26,6 +26,7 @@ from streaq.engine.outcome import (
     Returned,
     Succeeded,
     classify,
+    real_error,
 )
 from streaq.hooks import Attempt, Dispatcher, Ending, Kind, Mark, Reclaim, Status
 from streaq.task import task_context
@@ -252,7 +253,7 @@ class Attempts:
             text = one_line(outcome.error)
             return self._end(lease, status, outcome.reason, began, value, text)
         if isinstance(outcome, Retried):
-            value = await self._codec.dump_error(outcome.error)
+            value = await self._codec.dump_error(real_error(outcome.error))
             return self._hand_over(lease, "retry", value, one_line(outcome.error), outcome.when)
         if isinstance(outcome, Returned):
             return self._hand_over(lease, "return")

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 from streaq.types import StreaqCancelled, StreaqRetry
 from streaq.utils import to_ms
+from streaq.wire import GAVE_UP
 
 
 class Cause(Enum):
@@ -119,7 +120,7 @@ def _timed_out(late: TimeoutError, policy: Policy, try_number: int) -> Outcome:
 
 def _retry(asked: StreaqRetry, policy: Policy, try_number: int) -> Outcome:
     if _exhausted(policy, try_number):
-        return _give_up(_real_error(asked), try_number)
+        return _give_up(real_error(asked), try_number)
     if asked.schedule is not None:
         return Retried(asked, str(_moment_ms(asked.schedule, policy.tz)))
     if asked.delay is not None:
@@ -140,14 +141,15 @@ def _exhausted(policy: Policy, try_number: int) -> bool:
     return policy.max_tries is not None and try_number >= policy.max_tries
 
 
-def _real_error(asked: StreaqRetry) -> BaseException:
-    """What made the task ask for another try, where it says so; else the asking itself."""
-    for behind in (asked.__cause__, asked.__context__):
-        if isinstance(behind, Exception):
-            return behind
-    return asked
+def real_error(error: BaseException) -> BaseException:
+    """What made a task ask for another try, where it says so; else the error itself."""
+    if isinstance(error, StreaqRetry):
+        for behind in (error.__cause__, error.__context__):
+            if isinstance(behind, Exception):
+                return behind
+    return error
 
 
 def _give_up(error: BaseException, try_number: int) -> Failed:
-    error.add_note(f"streaq gave up after {try_number} of {try_number} tries.")
+    error.add_note(GAVE_UP.format(tries=try_number))
     return Failed(error, "exhausted")
