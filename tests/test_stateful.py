@@ -570,6 +570,8 @@ class Queue(RuleBasedStateMachine):
             assert (seen.depth, seen.running) == (len(messages) - len(held), len(held))
             assert seen.scheduled == sum(t.state == "scheduled" for t in own)
             assert seen.blocked == sum(t.state == "blocked" for t in own)
+            # Whatever came in is still there, or has ended.
+            assert seen.enqueued == len(own) + sum(seen.finished.values())
             live = seen.depth + seen.scheduled + seen.blocked + seen.running
             assert seen.enqueued == sum(seen.finished.values()) + live
         assert {seen.priority for seen in snapshot.priorities} == self.seen_priorities

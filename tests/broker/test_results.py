@@ -14,6 +14,7 @@ from redis.exceptions import NoPermissionError
 from streaq.broker.results import Results
 from streaq.wire import parse_record
 from tests.broker.bench import Bench, task
+from tests.servers import Server, binaries
 
 pytestmark = pytest.mark.anyio
 
@@ -174,6 +175,28 @@ async def test_many_lost_subscriptions(bench: Bench) -> None:
             await worker.settle(*map(worker.end, await worker.claim(5)))
         records = await asyncio.gather(*waiters)
         assert [parse_record(record).task_id for record in records] == ids
+
+
+async def test_a_server_that_was_killed_and_came_back(anyio_backend: str) -> None:
+    """Its results survived on disk, its subscriptions did not."""
+    with Server("valkey" if "valkey" in binaries() else "redis-7", unix=True, aof=True) as server:
+        bench = Bench(server, "restarted")
+        await bench.open()
+        try:
+            worker = await bench.worker()
+            await bench.publish(task("a"), task("b"))
+            async with waiting(bench, "a", "b") as (a, b):
+                await subscribed(bench, "a", "b")
+                claimed = await worker.claim_one("a")
+                await bench.raw("CLIENT", "KILL", "TYPE", "PUBSUB")
+                await worker.settle(worker.end(claimed, value=b"of a"))
+                server.restart(kill=True)
+                assert value(await a) == b"of a"
+                await subscribed(bench, "b")
+                await worker.run_one("b", value=b"of b")
+                assert value(await b) == b"of b"
+        finally:
+            await bench.close()
 
 
 async def test_a_look_that_fails_is_repeated(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
