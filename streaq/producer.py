@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime, timedelta, tzinfo
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 
@@ -53,10 +53,20 @@ def check_start(task: Task[Any, Any], priorities: Sequence[str], tz: tzinfo) -> 
             f"Task {name}: there is no priority {task.priority!r}; this worker has {known} "
             f"(Worker(priorities=[...]))."
         )
-    if task.delay is not None and to_ms(task.delay) < 0:
+    if task.delay is not None and _delay_ms(name, task.delay) < 0:
         raise StreaqError(f"Task {name}: a delay can't be negative (it is {task.delay}).")
-    if isinstance(task.schedule, str):
-        Crontab.parse(task.schedule, tz)
+    schedule = cast("object", task.schedule)
+    if isinstance(schedule, str):
+        Crontab.parse(schedule, tz)
+    elif schedule is not None and not isinstance(schedule, datetime):
+        raise StreaqError(f"Task {name}: schedule is a datetime or a crontab, not {schedule!r}.")
+
+
+def _delay_ms(name: str, delay: timedelta | float) -> int:
+    try:
+        return to_ms(delay)
+    except (TypeError, ValueError, OverflowError):
+        raise StreaqError(f"Task {name}: delay is seconds or a timedelta, not {delay!r}.") from None
 
 
 _NOT_DEFAULT: dict[str, str] = {kind: kind for kind in ("delayed", "cron", "dependent")}

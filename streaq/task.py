@@ -161,21 +161,29 @@ class Task(Generic[P, R]):
         :param delay: seconds (or a ``timedelta``) to wait; not negative.
         :param schedule: the moment to run at, or a crontab to run by repeatedly. A naive datetime
             is taken in the worker's ``tz``; one in the past means at once.
-        :param priority: one of the worker's priorities; the default is the lowest of them.
+        :param priority: one of the worker's priorities. The default is ``normal``, or the lowest
+            where the worker has priorities of its own.
 
-        :raises StreaqError: for more than one of ``after``, ``delay`` and ``schedule``, a negative
-            delay, a crontab that is none, or a priority that the worker does not have.
+        :raises StreaqError: for more than one of ``after``, ``delay`` and ``schedule``, for one of
+            the latter two on a task that follows another in a pipeline, a negative delay, a
+            crontab that is none, or a priority that the worker does not have.
 
         Example::
 
             await sleeper.enqueue(1).start(schedule="*/5 * * * *", priority="high")
         """
-        if after is not None:
-            self.after += [after] if isinstance(after, str) else list(after)
-        if sum((bool(self.after), delay is not None, schedule is not None)) > 1:
+        waits_for = [*self.after, *([after] if isinstance(after, str) else after or ())]
+        later = delay is not None or schedule is not None
+        if (delay is not None and schedule is not None) or (waits_for and later):
             raise StreaqError(
                 f"Task {self.parent.fn_name}: use one of 'after', 'delay' and 'schedule'."
             )
+        if self.previous is not None and later:
+            raise StreaqError(
+                f"Task {self.parent.fn_name} runs when the task before it ends: give 'delay' or "
+                f"'schedule' to the first task of the pipeline."
+            )
+        self.after = waits_for
         self.delay, self.schedule, self.priority = delay, schedule, priority
         self.worker.check_start(self)
         return self
