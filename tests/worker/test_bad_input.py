@@ -1,0 +1,363 @@
+"""Bad input gets one clear line, at the place where it is written, and nothing is half-written."""
+
+from __future__ import annotations
+
+import pickle
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import pytest
+import redis
+
+from streaq import StreaqError, Worker
+from streaq.broker.keys import Keys
+from streaq.task import AsyncRegisteredTask
+from tests.support import MakeWorker, running
+
+pytestmark = pytest.mark.anyio
+
+Step = AsyncRegisteredTask[[Any], Any]
+
+
+@pytest.fixture
+def worker(make_worker: MakeWorker) -> Worker[Any]:
+    return make_worker()
+
+
+@pytest.fixture
+def step(worker: Worker[Any]) -> Step:
+    @worker.task(name="step")
+    async def step(val: Any) -> Any:
+        return val
+
+    return step
+
+
+def tasks_in(client: redis.Redis, queue: str) -> int:
+    """How many tasks the server has, in whatever state."""
+    keys = list(client.scan_iter(f"{Keys(queue).base}*"))
+    return len([key for key in keys if b"}:task:" in key or b"}:result:" in key])
+
+
+def one_line(caught: pytest.ExceptionInfo[StreaqError]) -> str:
+    text = str(caught.value)
+    assert "\n" not in text
+    assert 20 < len(text) < 400
+    return text
+
+
+async def test_arguments_that_cannot_be_serialised(
+    worker: Worker[Any], step: Step, redis_client: redis.Redis, queue: str
+) -> None:
+    bad = step.enqueue(lambda: 1)
+    async with worker:
+        for enqueue in (
+            lambda: bad,
+            # One bad task, or link, and none is enqueued.
+            lambda: worker.enqueue_many([step.enqueue(1), bad, step.enqueue(2)]),
+            lambda: step.enqueue(1).then(step, extra=lambda: 1),  # type: ignore[call-arg]
+            lambda: bad.start(delay=5),
+            lambda: bad.start(schedule="@hourly"),
+        ):
+            with pytest.raises(StreaqError, match="Can't serialise the arguments of task") as e:
+                await enqueue()
+            one_line(e)
+        assert tasks_in(redis_client, queue) == 0
+        assert await worker.queue_size() == 0
+
+
+def test_an_unknown_priority(worker: Worker[Any], step: Step) -> None:
+    with pytest.raises(StreaqError, match="no priority 'urgent'") as e:
+        step.enqueue(1).start(priority="urgent")
+    assert "low, normal, high" in one_line(e)
+
+
+@pytest.mark.parametrize("delay", [-1, -0.001, timedelta(seconds=-1)])
+def test_a_negative_delay(step: Step, delay: Any) -> None:
+    with pytest.raises(StreaqError, match="can't be negative") as e:
+        step.enqueue(1).start(delay=delay)
+    one_line(e)
+
+
+@pytest.mark.parametrize(
+    "delay", ["5", float("inf"), float("nan"), datetime(2030, 1, 1, tzinfo=UTC)]
+)
+def test_a_delay_that_is_none(step: Step, delay: Any) -> None:
+    with pytest.raises(StreaqError, match="delay is seconds or a timedelta") as e:
+        step.enqueue(1).start(delay=delay)
+    one_line(e)
+
+
+@pytest.mark.parametrize("schedule", [5, 1893456000.0, date(2030, 1, 1), timedelta(1)])
+def test_a_schedule_that_is_none(step: Step, schedule: Any) -> None:
+    with pytest.raises(StreaqError, match="schedule is a datetime or a crontab") as e:
+        step.enqueue(1).start(schedule=schedule)
+    one_line(e)
+
+
+async def test_naive_datetimes_mean_the_workers_time_zone(worker: Worker[Any], step: Step) -> None:
+    assert "naive datetime" in (type(step.enqueue(1)).start.__doc__ or "")
+    async with worker:
+        task = await step.enqueue(1).start(schedule=datetime(2199, 1, 1))  # noqa: DTZ001
+        info = await task.info()
+        assert info is not None
+        assert info.scheduled == datetime(2199, 1, 1, tzinfo=UTC)
+        assert await task.abort()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"delay": 1, "schedule": "@hourly"},
+        {"delay": 1, "after": "id"},
+        {"schedule": datetime(2030, 1, 1, tzinfo=UTC), "after": ["id"]},
+        {"delay": 0, "schedule": "@hourly", "after": "id"},
+    ],
+)
+def test_conflicting_start_options(step: Step, options: dict[str, Any]) -> None:
+    task = step.enqueue(1)
+    with pytest.raises(StreaqError, match="use one of 'after', 'delay' and 'schedule'") as e:
+        task.start(**options)
+    one_line(e)
+    # What was refused has left nothing behind.
+    assert (task.after, task.delay, task.schedule) == ([], None, None)
+    with pytest.raises(StreaqError, match="use one of"):
+        step.enqueue(1).start(after="id").start(delay=1)
+
+
+@pytest.mark.parametrize("options", [{"delay": 1}, {"schedule": "@hourly"}, {"delay": 0}])
+@pytest.mark.parametrize("how", ["then", "otherwise"])
+def test_delaying_the_middle_of_a_pipeline(step: Step, how: str, options: dict[str, Any]) -> None:
+    with pytest.raises(StreaqError, match="first task of the pipeline") as e:
+        getattr(step.enqueue(1), how)(step).start(**options)
+    one_line(e)
+
+
+@pytest.mark.parametrize("tab", ["", "* * * *", "61 * * * *", "* * * * mun", "@never", "hello"])
+def test_a_bad_crontab(worker: Worker[Any], step: Step, tab: str) -> None:
+    with pytest.raises(StreaqError, match="crontab") as e:
+        step.enqueue(1).start(schedule=tab)
+    one_line(e)
+    with pytest.raises(StreaqError, match="crontab") as e:
+        worker.cron(tab)
+    one_line(e)
+    assert set(worker.registry) == {"step"}
+
+
+async def test_a_crontab_that_never_fires_again(
+    worker: Worker[Any], step: Step, redis_client: redis.Redis, queue: str
+) -> None:
+    async with worker:
+        with pytest.raises(StreaqError, match="no firing left") as e:
+            await step.enqueue(1).start(schedule="0 0 0 1 1 * 2000")
+        one_line(e)
+    assert tasks_in(redis_client, queue) == 0
+
+
+def test_duplicate_names(worker: Worker[Any], step: Step) -> None:
+    async def other() -> None: ...
+
+    for register in (worker.task(name="step"), worker.cron("@daily", name="step")):
+        with pytest.raises(StreaqError, match="step is registered already") as e:
+            register(other)
+        one_line(e)
+    assert worker.registry == {"step": step}
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"max_tries": 0}, "max_tries must be at least 1"),
+        ({"ttl": -1}, "ttl can't be negative"),
+        ({"timeout": timedelta(seconds=-1)}, "timeout can't be negative"),
+        ({"expire": -0.5}, "expire can't be negative"),
+        ({"name": "two\nlines"}, "can't be the name"),
+    ],
+)
+def test_task_options_that_cannot_work(
+    worker: Worker[Any], options: dict[str, Any], text: str
+) -> None:
+    async def fn() -> None: ...
+
+    with pytest.raises(StreaqError, match=text) as e:
+        worker.task(**options)(fn)
+    one_line(e)
+    assert worker.registry == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"concurrency": 0}, "concurrency must be at least 1"),
+        ({"sync_concurrency": -1}, "sync_concurrency must be at least 1"),
+        ({"prefetch": -1}, "prefetch must be at least 0"),
+        ({"idle_timeout": 0.01}, "idle_timeout"),
+        ({"priorities": "high"}, "must be a list"),
+        ({"redis_url": "http://localhost"}, "redis_url must start with"),
+    ],
+)
+def test_settings_that_cannot_work(
+    make_worker: MakeWorker, options: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(StreaqError, match=text) as e:
+        make_worker(**options)
+    assert len(str(e.value)) < 400
+
+
+def test_what_is_not_a_registered_task(worker: Worker[Any], step: Step) -> None:
+    async def plain(val: int) -> int:
+        return val
+
+    for join in (
+        lambda: step.enqueue(1).then(plain),  # type: ignore[call-overload]
+        lambda: step.enqueue(1) | plain,  # type: ignore[operator]
+        lambda: step.enqueue(1).otherwise(plain),  # type: ignore[arg-type]
+        lambda: step.enqueue(1) ^ plain,  # type: ignore[operator]
+    ):
+        with pytest.raises(StreaqError, match="not a registered task") as e:
+            join()
+        one_line(e)
+
+
+# ----------------------------------------------------------------- what can't be read
+
+
+async def test_arguments_that_cannot_be_read_fail_that_task_only(
+    worker: Worker[Any], step: Step, redis_client: redis.Redis, queue: str
+) -> None:
+    keys = Keys(queue)
+    garbage = [b"", b"\x80garbage", pickle.dumps("neither args nor kwargs"), pickle.dumps(([1], 2))]
+    async with worker:
+        bad = [await step.enqueue(1) for _ in garbage]
+        for task, raw in zip(bad, garbage, strict=True):
+            redis_client.hset(keys.task(task.id), "args", raw)
+        follows = await step.enqueue(1).start(after=bad[0].id)
+        good = await step.enqueue(2)
+        async with running(worker):
+            assert (await good.result(3)).result == 2
+            for task in bad:
+                result = await task.result(3)
+                assert isinstance(result.exception, StreaqError)
+                assert "arguments of task step" in str(result.exception)
+            assert not (await follows.result(3)).success
+    assert worker.counters["failed"] == 4
+
+
+async def test_results_that_cannot_be_read(
+    worker: Worker[Any], step: Step, redis_client: redis.Redis, queue: str
+) -> None:
+    async with running(worker):
+        task = await step.enqueue(1)
+        await task.result(3)
+        key = Keys(queue).result(task.id)
+        record = redis_client.get(key)
+        assert isinstance(record, bytes)
+        redis_client.set(key, record[:-3] + b"xyz", keepttl=True)
+        with pytest.raises(StreaqError, match="Can't read a result"):
+            await task.result(3)
+        then = await task.then(step)
+        assert "Can't read a result" in str((await then.result(3)).exception)
+        redis_client.set(key, b"not a record at all", keepttl=True)
+        with pytest.raises(StreaqError, match="was not written by"):
+            await task.result(3)
+        assert (await (await step.enqueue(2)).result(3)).result == 2
+
+
+async def test_a_class_that_the_worker_does_not_have(worker: Worker[Any], step: Step) -> None:
+    class Local:
+        pass
+
+    Local.__qualname__ = "Gone"
+    globals()["Gone"] = Local
+    try:
+        async with worker:
+            task = await step.enqueue(Local())
+            del globals()["Gone"]
+            async with running(worker):
+                result = await task.result(3)
+                assert "Can't read the arguments of task step" in str(result.exception)
+    finally:
+        globals().pop("Gone", None)
+
+
+async def test_messages_of_strangers_are_dropped(
+    worker: Worker[Any], step: Step, redis_client: redis.Redis, queue: str
+) -> None:
+    stream = f"{Keys(queue).base}stream:normal"
+    async with worker:
+        redis_client.xadd(stream, {"id": "no such task"})
+        redis_client.xadd(stream, {"what": "ever", "more": "of it"})
+        task = await step.enqueue(1)
+        gone = await step.enqueue(2)
+        redis_client.delete(Keys(queue).task(gone.id))
+        async with running(worker):
+            redis_client.xadd(stream, {"id": "no such task"})
+            assert (await task.result(3)).result == 1
+            assert (await (await step.enqueue(3)).result(3)).result == 3
+    assert redis_client.xlen(stream) == 0
+
+
+# -------------------------------------------------------------------------- too large
+
+
+async def test_arguments_over_the_limit(
+    make_worker: MakeWorker, redis_client: redis.Redis, queue: str
+) -> None:
+    worker = make_worker(max_payload_bytes=1000)
+
+    @worker.task(name="grow")
+    async def grow(text: str, times: int) -> str:
+        return text * times
+
+    async with worker:
+        for enqueue in (
+            lambda: grow.enqueue("x" * 1000, 1),
+            lambda: worker.enqueue_many([grow.enqueue("x", 1), grow.enqueue("x" * 1000, 1)]),
+        ):
+            with pytest.raises(StreaqError, match="over the limit of 1,000") as e:
+                await enqueue()
+            one_line(e)
+        assert tasks_in(redis_client, queue) == 0
+        async with running(worker):
+            assert (await (await grow.enqueue("x", 900)).result(3)).success
+            result = await (await grow.enqueue("x", 1000)).result(3)
+            assert "over the limit of 1,000" in str(result.exception)
+
+
+async def test_no_limit_and_a_generous_one(make_worker: MakeWorker) -> None:
+    megabyte = b"x" * 1024 * 1024
+    unlimited, usual = make_worker(max_payload_bytes=None), make_worker(queue_name="-usual")
+
+    @unlimited.task(name="size")
+    async def size(raw: bytes) -> int:
+        return len(raw)
+
+    async with running(unlimited):
+        task = await size.enqueue(megabyte * 20)
+        assert (await task.result(10)).result == len(megabyte) * 20
+    async with usual:
+        with pytest.raises(StreaqError, match="over the limit of 16,777,216"):
+            await usual.enqueue_unsafe("size", megabyte * 16)
+
+
+async def test_an_exception_over_the_limit_survives_as_text(make_worker: MakeWorker) -> None:
+    worker = make_worker(max_payload_bytes=1000)
+
+    @worker.task
+    async def fails() -> None:
+        raise ValueError("x" * 5000)
+
+    async with running(worker):
+        result = await (await fails.enqueue()).result(3)
+        assert str(result.exception).startswith("ValueError: xxx")
+        assert len(str(result.exception)) <= 500
+
+
+async def test_a_server_that_cannot_be_reached() -> None:
+    worker = Worker("redis://:hunter2@localhost:1", telemetry=False)
+    with pytest.raises(StreaqError, match=r"redis://:\*+@localhost:1") as e:
+        async with worker:
+            pass
+    assert "hunter2" not in one_line(e)
+    with pytest.raises(StreaqError, match="localhost:1"):
+        await worker.run_async()
