@@ -52,9 +52,7 @@ class FakeBroker:
             self.failures[name] -= 1
             raise RedisConnectionError(name)
 
-    async def recover(
-        self, _: str, __: Sequence[str], held: Sequence[tuple[str, bytes]]
-    ) -> int:
+    async def recover(self, _: str, __: Sequence[str], held: Sequence[tuple[str, bytes]]) -> int:
         self._fail("recover")
         self.recovered.append(list(held))
         return 0
