@@ -120,6 +120,8 @@ class Producer:
                 for chain in chains
             ]
             published = await self._send(units)
+        for link in links:
+            link.enqueued = True
         if self._hooks.on_enqueued:
             for event, word in zip(events, published.words, strict=True):
                 if word != "exists":

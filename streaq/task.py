@@ -147,6 +147,8 @@ class Task(Generic[P, R]):
     """The task before it in a pipeline or fail-over."""
     fallback: bool = False
     """Runs only if ``previous`` fails, with the same arguments."""
+    enqueued: bool = False
+    """Whether it was enqueued by this object."""
 
     def start(
         self,
@@ -250,10 +252,14 @@ class Task(Generic[P, R]):
         return self
 
     def chain(self) -> list[Task[Any, Any]]:
-        """The tasks that it follows in a pipeline or fail-over, then itself."""
-        links: list[Task[Any, Any]] = []
-        link: Task[Any, Any] | None = self
-        while link is not None:
+        """The tasks that it follows in a pipeline or fail-over, then itself.
+
+        Without those that were enqueued before: one whose result has expired must not run again
+        because somebody joins it late.
+        """
+        links: list[Task[Any, Any]] = [self]
+        link = self.previous
+        while link is not None and not link.enqueued:
             links.append(link)
             link = link.previous
         return links[::-1]
