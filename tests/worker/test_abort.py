@@ -280,6 +280,7 @@ anyio.run(main)
 """
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
 async def test_from_another_process(make_worker: MakeWorker, redis_url: str, queue: str) -> None:
     worker = make_worker()
     started = anyio.Event()

@@ -4,10 +4,6 @@ signals, and leases."""
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import anyio
 import pytest
@@ -17,6 +13,7 @@ from streaq import Hook, StreaqError, TaskStatus, Worker
 from streaq.broker.keys import Keys
 from streaq.hooks import Ending, Fence, Reclaim, WorkerEvent
 from tests.support import MakeWorker, running, until
+from tests.worker.processes import next_line, worker_process
 
 pytestmark = pytest.mark.anyio
 
@@ -358,59 +355,21 @@ async def test_tries_are_counted_when_they_start(make_worker: MakeWorker) -> Non
 
 # ------------------------------------------------------------- signals, in real processes
 
-SIGNAL_SCRIPT = """
-import logging, sys, anyio
-from streaq import Worker
-
-url, queue, backend, grace, handle = sys.argv[1:6]
-logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s")
-worker = Worker(
-    url, queue_name=queue, telemetry=False, anyio_backend=backend, grace_period=float(grace),
-    handle_signals=handle == "yes",
-)
-
-@worker.task(name="slow")
-async def slow(seconds: float) -> str:
-    print("started", flush=True)
-    await anyio.sleep(seconds)
-    return "finished"
-
-worker.run_sync()
-print("left in good order", worker.counters)
-"""
-
-
-@contextmanager
-def worker_process(*args: object) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", SIGNAL_SCRIPT, *map(str, args)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def first_line(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    return process.stdout.readline().strip()
-
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-@pytest.mark.parametrize("child", ["asyncio", "trio"])
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("child", "signum"), [("asyncio", signal.SIGTERM), ("trio", signal.SIGINT)]
+)
 async def test_grace_period(
     make_worker: MakeWorker, redis_url: str, queue: str, child: str, signum: signal.Signals
 ) -> None:
     async with make_worker() as producer:
         task = await producer.enqueue_unsafe("slow", 0.3)
         waiting = await producer.enqueue_unsafe("slow", 0).start(delay=60)
-        with worker_process(redis_url, queue, child, 20, "yes") as process:
-            assert first_line(process) == "started"
+        with worker_process(redis_url, queue, anyio_backend=child, grace_period=20) as process:
+            assert next_line(process) == "started"
             process.send_signal(signum)
-            assert first_line(process).startswith(f"received {signum.name}: worker ")
+            assert next_line(process).startswith(f"received {signum.name}: worker ")
             next_one = await producer.enqueue_unsafe("slow", 0)
             out, err = process.communicate(timeout=15)
             assert (process.returncode, out) == (0, "left in good order {'completed': 1}\n"), err
@@ -430,14 +389,28 @@ async def test_what_does_not_finish_is_handed_back(
 ) -> None:
     async with make_worker() as producer:
         task = await producer.enqueue_unsafe("slow", 60)
-        with worker_process(redis_url, queue, "asyncio", grace, "yes") as process:
-            assert first_line(process) == "started"
+        with worker_process(redis_url, queue, grace_period=grace) as process:
+            assert next_line(process) == "started"
             for _ in range(signals):
                 process.send_signal(signal.SIGTERM)
-                assert first_line(process).startswith("received SIGTERM")
+                assert next_line(process).startswith("received SIGTERM")
             out, err = process.communicate(timeout=15)
             assert (process.returncode, out) == (0, "left in good order {'relinquished': 1}\n"), err
         info = await task.info()
         assert info is not None
         assert (info.status, info.tries) == (TaskStatus.QUEUED, 0)
         assert await task.abort()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+async def test_a_worker_among_others_stops_by_itself(
+    make_worker: MakeWorker, signum: signal.Signals
+) -> None:
+    """In a user's own process, ``run_async`` returns and what was set up before is set up again."""
+    worker = make_worker(handle_signals=True)
+    before = signal.getsignal(signum)
+    async with anyio.create_task_group() as group:
+        await group.start(worker.run_async)
+        await until(lambda: signal.getsignal(signum) is not before)
+        signal.raise_signal(signum)
+    assert signal.getsignal(signum) is before
