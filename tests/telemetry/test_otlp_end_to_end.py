@@ -8,6 +8,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -90,9 +91,9 @@ def rotel(folder: Path) -> Iterator[Receiver]:
         pattern = r"Trace ID +: (\w+)\s+Parent ID +: ?(\w*)\s+ID +: (\w+)\s+Name +: (.+)"
         return [Span(t, i, p, n) for t, p, i, n in re.findall(pattern, text)]
 
-    import rotel as package
-
-    program = need(str(Path(package.__file__).with_name("rotel-agent")))
+    package = find_spec("rotel")
+    folders = package.submodule_search_locations if package is not None else None
+    program = need(str(Path((folders or ["."])[0]) / "rotel-agent"))
     options = (
         "--otlp-grpc-endpoint", f"127.0.0.1:{port}",
         "--otlp-http-endpoint", f"127.0.0.1:{free_port()}",
