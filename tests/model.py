@@ -434,7 +434,8 @@ class Model:
         for task_id, message, try_number, who in held:
             task = self.tasks.get(task_id)
             ours = task is not None and (task.message, task.who) == (message, who)
-            if task is None or not ours or (who and task.tries != try_number):
+            ours = ours and (task.tries == try_number if who else message.owner == worker)
+            if task is None or not ours:
                 lost.append((message, try_number))
                 continue
             message.owner, message.idle = worker, False

@@ -30,6 +30,16 @@ async def test_reserved_messages_are_renewed_too(bench: Bench) -> None:
     assert await other.claim(reclaim=True) == []
 
 
+async def test_what_was_handed_back_meanwhile_is_not_taken_again(bench: Bench) -> None:
+    """The thread that renews may have asked what is held just before it was released."""
+    worker, other = await bench.worker("w1"), await bench.worker("w2")
+    await bench.publish(task("a"), task("b"))
+    messages = (await worker.exchange(reserve=2)).reserved
+    await bench.broker.release("w1", messages[:1])
+    assert (await worker.renew(*messages)).lost == [("a", 0)]
+    assert [c.task_id for c in await other.claim(5, reclaim=True)] == ["a"]
+
+
 async def test_lost_leases_are_told_by_task_and_try(bench: Bench) -> None:
     worker, other = await bench.worker("w1"), await bench.worker("w2")
     await bench.publish(*(task(task_id) for task_id in ("taken", "ended", "reserved", "gone")))

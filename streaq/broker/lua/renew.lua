@@ -18,11 +18,17 @@ for i = 6, at - 1 do
   redis.call('SADD', base .. 'priorities', ARGV[i])
 end
 
+-- A reserved message may have been handed back since the worker said that it holds it.
+local function holds(pri, msg)
+  local found = redis.pcall('XPENDING', base .. 'stream:' .. pri, GROUP, msg, msg, 1, worker)
+  return not found.err and #found > 0
+end
+
 local function renew(id, msg, pri, try, lock)
   local raw = redis.call('HMGET', base .. 'task:' .. id, 'msg', 'try', 'who', 'stop')
   local mine
   if try == '' then
-    mine = raw[1] == msg and not raw[3]
+    mine = raw[1] == msg and not raw[3] and holds(pri, msg)
   else
     mine = raw[1] == msg and raw[2] == try and raw[3] == worker
   end
