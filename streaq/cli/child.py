@@ -43,8 +43,10 @@ class TellReady(Hook):
 
 def main() -> None:
     """Run the worker that the order names until a signal, or the end of the burst."""
-    # Until the worker takes over, a signal ends the process without a traceback.
+    # Until the worker takes over, a signal ends the process without a traceback. Whoever started us
+    # may have held signals back for itself, which is inherited.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     order, line = Order.loads(sys.argv[1]), socket.socket(fileno=int(sys.argv[2]))
     threading.Thread(target=stop_with, args=(line,), name="streaq-parent", daemon=True).start()
     try:

@@ -17,6 +17,7 @@ worker = Worker(
     concurrency=4,
     idle_timeout=1,
     grace_period=float(os.environ.get("TEST_GRACE", "20")),
+    anyio_backend="trio" if os.environ.get("TEST_BACKEND") == "trio" else "asyncio",
 )
 not_a_worker = {"worker": worker}
 

@@ -6,11 +6,13 @@ import io
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from rich.console import Console
 from rich.text import Text
@@ -203,6 +205,24 @@ def test_on_a_terminal_the_picture_is_redrawn(
     text = said.decode()
     assert text.count("tasks/s") > 3
     assert "each of them has exactly one result" in text
+
+
+def test_it_can_be_interrupted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("REDIS_URL", "STREAQ_EMBEDDED_URL"):
+        monkeypatch.delenv(name, raising=False)
+    with process("demo", "--seconds", "0", cwd=tmp_path) as run:
+        assert run.popen.stdout is not None
+        while "tasks done" not in run.popen.stdout.readline():
+            pass
+        workers = psutil.Process(run.popen.pid).children(recursive=True)
+        run.signal(signal.SIGINT)
+        said = run.end()
+        _, alive = psutil.wait_procs(workers, timeout=20)
+    assert said.status == 130
+    assert said.err == ""
+    assert said.out.endswith("stopped\n")
+    assert workers
+    assert not alive
 
 
 def _read(fd: int) -> bytes:

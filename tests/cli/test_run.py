@@ -59,10 +59,11 @@ def pids_in(notes: Path, word: str) -> list[int]:
 # ----------------------------------------------------------------------- work, and its end
 
 
-def test_a_burst_drains_the_queue_and_ends(shop: Any, notes: Path) -> None:
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_burst_drains_the_queue_and_ends(shop: Any, notes: Path, backend: str) -> None:
     tasks = [shop.whoami.enqueue() for _ in range(50)]
     enqueue(shop.worker, *tasks)
-    with process("run", "shop:worker", "--burst", "--workers", "2") as run:
+    with process("run", "shop:worker", "--burst", "--workers", "2", TEST_BACKEND=backend) as run:
         said = run.end()
     assert said.status == 0, said.err
     assert all(result.success for result in results(shop.worker, *tasks))
@@ -71,13 +72,16 @@ def test_a_burst_drains_the_queue_and_ends(shop: Any, notes: Path) -> None:
     assert os.getpid() not in pids_in(notes, "whoami")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("number", "backend"),
+    [(signal.SIGINT, "asyncio"), (signal.SIGTERM, "asyncio"), (signal.SIGTERM, "trio")],
+)
 def test_a_signal_lets_tasks_finish(
-    shop: Any, notes: Path, tmp_path: Path, number: signal.Signals
+    shop: Any, notes: Path, tmp_path: Path, number: signal.Signals, backend: str
 ) -> None:
     task = shop.wait_for.enqueue(str(tmp_path / "go"))
     enqueue(shop.worker, task)
-    with process("run", "shop:worker") as run:
+    with process("run", "shop:worker", TEST_BACKEND=backend) as run:
         eventually(lambda: bool(pids_in(notes, "started")), "the task starts")
         run.signal(number)
         run.wait_for_line(f"received {number.name}: worker")
@@ -260,6 +264,52 @@ def test_one_endpoint_for_all_workers(shop: Any) -> None:
         assert f'streaq_queue_workers{{queue="{shop.worker.queue_name}"}} 2.0' in fetch(url)
         run.signal(signal.SIGTERM)
         assert run.end().status == 0
+
+
+@pytest.mark.parametrize("args", [[], ["--otlp"]])
+def test_spans_go_where_the_environment_says(shop: Any, args: list[str]) -> None:
+    enqueue(shop.worker, shop.add.enqueue(1, 2))
+    with process("run", "shop:worker", "-b", *args, OTEL_TRACES_EXPORTER="console") as run:
+        said = run.end()
+    assert said.status == 0, said.err
+    assert '"name": "process add"' in said.out
+    assert '"service.name": "streaq"' in said.out
+
+
+def test_a_wrong_otel_variable_is_one_line(environment: dict[str, str]) -> None:
+    with process("run", "shop:worker", OTEL_TRACES_EXPORTER="zipkin") as run:
+        said = run.end()
+    assert said.status == 1
+    assert (
+        said.err
+        == "error: OTEL_TRACES_EXPORTER='zipkin': streaq can send to otlp, console or none."
+    )
+
+
+def test_sending_traces_without_the_extra(shop: Any, tmp_path: Path) -> None:
+    """Asked for by name it is an error; by a variable meant for others too it is not."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\nsys.modules['opentelemetry.exporter'] = None\n"
+    )
+    env = {"PYTHONPATH": str(tmp_path), "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}
+    with process("run", "shop:worker", "--otlp", **env) as run:
+        said = run.end()
+    assert said.status == 1
+    assert said.err == ("error: Sending OTLP needs the 'otlp' extra: pip install 'streaq[otlp]'.")
+    with process("run", "shop:worker", "--burst", **env) as run:
+        assert run.end().status == 0
+
+
+def test_held_back_signals_are_not_inherited(environment: dict[str, str]) -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        with process("run", "shop:worker") as run:
+            run.wait_for_line(STARTED)
+            (worker_pid,) = children_of(run.popen.pid)
+            run.signal(signal.SIGKILL)
+            eventually(lambda: not is_alive(worker_pid), "the worker ends")
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def fetch(url: str) -> str:

@@ -14,7 +14,7 @@ from streaq.hooks import Enqueue, Hook
 if TYPE_CHECKING:
     from streaq.wire import Record
 
-SAMPLES = 20_000
+SAMPLES = 5_000
 """Times kept per row, the newest; more would not change a percentile that anybody can see."""
 
 
