@@ -6,7 +6,9 @@ exporters come from the ``otlp`` extra.
 
 from __future__ import annotations
 
+import logging
 import os
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -25,7 +27,10 @@ if TYPE_CHECKING:
 
     from streaq.worker import Worker
 
+logger = logging.getLogger("streaq")
+
 DEFAULT_SERVICE = "streaq"
+SHUTDOWN_S = 5.0
 GRPC, HTTP = "grpc", "http/protobuf"
 MISSING = "Sending OTLP needs the 'otlp' extra: pip install 'streaq[otlp]'."
 
@@ -60,11 +65,21 @@ class Otlp:
         if settings.meter_provider is None:
             worker.telemetry = replace(settings, meter_provider=self.meter_provider)
 
-    def shutdown(self) -> None:
-        """Send what is left, for ten seconds at most, and stop."""
+    def shutdown(self, timeout_s: float = SHUTDOWN_S) -> None:
+        """Send what is left and stop; a collector that is away is not waited for any longer.
+
+        :param timeout_s: seconds it may take.
+        """
+        # In a thread: a provider goes on trying for as long as its exporter does.
+        sender = threading.Thread(target=self._shutdown, name="streaq-otlp-shutdown", daemon=True)
+        sender.start()
+        sender.join(timeout_s)
+        if sender.is_alive():
+            logger.warning("the last spans were not sent within %.0f s: no collector?", timeout_s)
+
+    def _shutdown(self) -> None:
         for provider in (self.tracer_provider, self.meter_provider):
             if provider is not None:
-                provider.force_flush(10_000)
                 provider.shutdown()
 
 

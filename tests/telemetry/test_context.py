@@ -75,7 +75,7 @@ def test_the_standard_library_carries_them_through_the_filter() -> None:
     handler = logging.StreamHandler(stream)
     handler.addFilter(TaskContextFilter())
     handler.setFormatter(logging.Formatter("[%(task_id)s %(try)s %(trace_id)s] %(message)s"))
-    logger = logging.Logger("mine")
+    logger = logging.getLogger("test_context.mine")
     logger.addHandler(handler)
     inside(lambda: logger.warning("charging"))
     logger.warning("outside")

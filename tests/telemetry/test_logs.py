@@ -231,17 +231,12 @@ def test_silent_tasks_write_nothing(bench: Bench) -> None:
 
 
 def test_causes_are_named() -> None:
-    error: Exception
-    try:
-        try:
-            raise KeyError("inner")
-        except KeyError as e:
-            raise ValueError("outer") from e
-    except ValueError as e:
-        error = e
-    places = list(traceback_of(error))
-    assert "caused by KeyError" in places
-    assert len(places) == 3
+    cause = raised(KeyError("inner"))
+    error = ValueError("outer")
+    error.__cause__ = cause
+    places = list(traceback_of(raised(error)))
+    assert places.index("caused by KeyError") == 2
+    assert len(places) == 5
 
 
 def test_the_default_logger_ends_in_the_standard_library(caplog: pytest.LogCaptureFixture) -> None:

@@ -38,7 +38,8 @@ def test_metrics_follow_the_conventions(metric: Metric) -> None:
     assert (metric.type == "histogram") == bool(metric.buckets)
     assert list(metric.buckets) == sorted(metric.buckets)
     assert (metric.unit == "seconds") == metric.name.endswith("_seconds")
-    assert metric.help.endswith(".") and len(metric.help) > 20
+    assert metric.help.endswith(".")
+    assert len(metric.help) > 20
     assert not FORBIDDEN_LABELS & set(metric.labels)
     if metric.type == "histogram":
         assert len(metric.series) == 3

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import builtins
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -153,6 +155,31 @@ def test_a_missing_extra_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(builtins, "__import__", without_exporters)
     with pytest.raises(StreaqError, match=r"pip install 'streaq\[otlp\]'"):
         configure_otlp({})
+
+
+def test_a_collector_that_is_away_is_not_waited_for(caplog: pytest.LogCaptureFixture) -> None:
+    configured = configure_otlp(HTTP)
+    assert configured.tracer_provider is not None
+    exporter = exporter_of(configured.tracer_provider)
+    go = threading.Event()
+    exporter.export = lambda spans: go.wait(20)
+    configured.tracer_provider.get_tracer("t").start_span("s").end()
+    began = time.monotonic()
+    configured.shutdown(timeout_s=0.2)
+    assert time.monotonic() - began < 2
+    assert "no collector?" in caplog.text
+    go.set()
+
+
+def test_what_is_left_is_sent() -> None:
+    configured = configure_otlp(HTTP)
+    assert configured.tracer_provider is not None
+    sent: list[str] = []
+    exporter = exporter_of(configured.tracer_provider)
+    exporter.export = lambda spans: sent.extend(span.name for span in spans)
+    configured.tracer_provider.get_tracer("t").start_span("s").end()
+    configured.shutdown()
+    assert sent == ["s"]
 
 
 def test_shutting_down_with_nothing_to_shut_down() -> None:

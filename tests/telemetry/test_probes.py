@@ -59,7 +59,7 @@ class Patient:
 
         @worker.task(name="long")
         async def long() -> None:
-            while not self.release.is_set():
+            while not self.release.is_set():  # noqa: ASYNC110 - of another thread or process
                 await anyio.sleep(0.02)
 
         return worker
@@ -152,7 +152,7 @@ def test_a_stuck_pump(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None
 
     async def never(*args: object) -> Any:
         stuck.set()
-        while not patient.release.is_set():
+        while not patient.release.is_set():  # noqa: ASYNC110 - of another thread or process
             await anyio.sleep(0.02)
         raise ConnectionError
 

@@ -88,7 +88,7 @@ async def finished(tasks: list[Any]) -> None:
 
 async def status_is(task: Any, status: TaskStatus) -> None:
     with anyio.fail_after(10):
-        while await task.status() is not status:
+        while await task.status() is not status:  # noqa: ASYNC110 - of another thread or process
             await anyio.sleep(0.01)
 
 

@@ -22,7 +22,10 @@ SNAPSHOT = QueueSnapshot(
         PrioritySnapshot("low", 0, 0, 0, 0, None),
     ],
     [{"id": "w1"}, {"id": "w2"}],
-    [CronSnapshot("tidy", 4_000_000, 6_000_000, 7, "* * * * *"), CronSnapshot("new", None, None, 0, "")],
+    [
+        CronSnapshot("tidy", 4_000_000, 6_000_000, 7, "* * * * *"),
+        CronSnapshot("new", None, None, 0, ""),
+    ],
 )  # fmt: skip
 
 

@@ -30,11 +30,14 @@ class Bench:
         self.now = 1000.0
         self.healths = [Health(clock=lambda: self.now)]
         self.snapshot: Callable[[], QueueSnapshot] = lambda: self.queue(None)
-        self.reader = QueueReader(lambda: self.snapshot(), 0, clock=lambda: self.now)
+        self.reader = QueueReader(self.read, 0, clock=lambda: self.now)
         checks = HealthChecks(lambda: self.healths, self.reader, LIMITS, ["normal"])
         self.registry = CollectorRegistry()
         collector_for(self.registry)
         self.server: Server = start_server(self.registry, checks)
+
+    def read(self) -> QueueSnapshot:
+        return self.snapshot()
 
     def queue(self, oldest_due_ms: int | None, priority: str = "normal") -> QueueSnapshot:
         depth = 0 if oldest_due_ms is None else 1
