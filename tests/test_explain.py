@@ -169,6 +169,12 @@ def test_a_task_in_line() -> None:
 # ------------------------------------------------------------------ and on a real queue
 
 
+async def listed(worker: Worker[None]) -> None:
+    """Until Redis lists the worker: a thread of its own sees to that."""
+    while worker.id not in {w["id"] for w in (await worker.snapshot()).workers}:  # noqa: ASYNC110
+        await anyio.sleep(0.005)
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
@@ -224,6 +230,7 @@ async def test_a_task_is_explained_on_its_way(make_worker: MakeWorker) -> None:
         )
         async with running(worker):
             await holding.wait()
+            await listed(worker)
             second = await hold.enqueue()
             assert "It runs: try 1" in await worker.explain_by_id(first.id)
             assert "with 0 ahead of it" in await worker.explain_by_id(second.id)
@@ -245,6 +252,7 @@ async def test_a_lock_is_seen(make_worker: MakeWorker) -> None:
     async with worker, running(worker):
         first = await alone.enqueue()
         await holding.wait()
+        await listed(worker)
         second = await alone.enqueue()
         assert f"unique and task {first.id} runs" in await worker.explain_by_id(second.id)
         release.set()
