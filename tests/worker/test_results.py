@@ -12,6 +12,7 @@ from typing import Any
 
 import anyio
 import pytest
+import redis
 
 from streaq import StreaqCancelled, StreaqError, StreaqRetry, TaskInfo, TaskResult, TaskStatus
 from streaq.utils import gather
@@ -358,7 +359,8 @@ async def test_info(make_worker: MakeWorker) -> None:
         assert await worker.info_by_id("no such task") is None
 
 
-async def test_lists_by_status(make_worker: MakeWorker) -> None:
+async def test_lists_by_status(make_worker: MakeWorker, redis_client: redis.Redis) -> None:
+    redis_client.config_resetstat()
     worker = make_worker(concurrency=2)
     go = anyio.Event()
     started = [anyio.Event(), anyio.Event()]
@@ -409,6 +411,9 @@ async def test_lists_by_status(make_worker: MakeWorker) -> None:
             assert await late.abort()
             assert await sooner.abort()
             assert await repeating.unschedule()
+        # However many keys the server has, none of this looks through them.
+        used = {name.removeprefix("cmdstat_") for name in redis_client.info("commandstats")}
+        assert not used & {"scan", "keys"}
         with pytest.raises(StreaqError, match="can't be listed"):
             await worker.get_tasks_by_status(TaskStatus.NOT_FOUND)
         with pytest.raises(StreaqError, match="no priority 'x'"):

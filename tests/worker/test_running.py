@@ -262,6 +262,30 @@ async def test_concurrency(make_worker: MakeWorker) -> None:
     assert worker.queue_name in repr(worker)
 
 
+async def test_an_idle_worker_asks_nothing(
+    make_worker: MakeWorker, redis_client: redis.Redis
+) -> None:
+    worker = make_worker()
+
+    @worker.task
+    async def step() -> None: ...
+
+    @worker.cron("0 0 1 1 *")
+    async def yearly() -> None: ...
+
+    async with running(worker):
+        later = await step.enqueue().start(delay=60)
+        await (await step.enqueue()).result(3)
+        await until(lambda: redis_client.info("clients")["blocked_clients"] > 0)
+        await anyio.sleep(0.05)  # what follows from the start and the task is over
+        before = redis_client.info("stats")["total_commands_processed"]
+        await anyio.sleep(0.2)
+        after = redis_client.info("stats")["total_commands_processed"]
+        # Neither for tasks, nor for what is due, nor whether it still runs.
+        assert after - before <= 2
+        assert await later.abort()
+
+
 async def test_queues_do_not_see_each_other(make_worker: MakeWorker) -> None:
     one, two = make_worker(queue_name="-one"), make_worker(queue_name="-two")
 
