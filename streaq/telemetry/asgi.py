@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import anyio.to_thread
 from prometheus_client import REGISTRY, CollectorRegistry
 
+from streaq.telemetry.collector import collector_for
+from streaq.telemetry.serve import reader_of
 from streaq.telemetry.server import metrics_answer
 
 if TYPE_CHECKING:
@@ -34,10 +36,6 @@ def metrics_app(
         app.mount("/metrics", metrics_app(worker))
     """
     registry = REGISTRY if registry is None else registry
-    if worker is not None:
-        from streaq.telemetry.serve import reader_of, serve_queue
-
-        serve_queue(registry, reader_of(worker))
 
     async def app(
         scope: Message,
@@ -56,4 +54,6 @@ def metrics_app(
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         await send({"type": "http.response.body", "body": answer.body})
 
+    if worker is not None:
+        collector_for(registry).add(reader_of(worker).blocks, owner=app)
     return app
