@@ -99,6 +99,8 @@ class Request(NamedTuple):
     reserve: int
     reclaim: bool
     resent: bool
+    fresh: bool = True
+    """Whether new messages are wanted too, beside those to reclaim."""
 
 
 class Reply(NamedTuple):
@@ -135,7 +137,7 @@ class Exchange:
         """
         args: list[Arg] = [
             self._worker_id, registry, self._lease_ms, request.want, request.reserve,
-            int(request.reclaim), int(request.resent), *self._priorities, len(request.starts),
+            _reclaim_mode(request), int(request.resent), *self._priorities, len(request.starts),
         ]  # fmt: skip
         for start in request.starts:
             args += start
@@ -151,6 +153,12 @@ class Exchange:
         codes = iter(reply.codes)
         of = {id(settle): next(codes) for group in (ends, others) for settle in group}
         return reply._replace(codes=[of[id(settle)] for settle in request.settles])
+
+
+def _reclaim_mode(request: Request) -> int:
+    if not request.reclaim:
+        return 0
+    return 1 if request.fresh else 2
 
 
 def parse_reply(raw: list[Any]) -> Reply:

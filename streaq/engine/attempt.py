@@ -283,6 +283,18 @@ class Attempts:
         )  # fmt: skip
 
 
+def never_began(lease: Lease) -> Finished:
+    """The end of an attempt whose claim arrived when the worker had stopped claiming: handed back
+    before its body ran.
+    """
+    c = lease.claimed
+    settle = Handover(
+        c.task_id, c.message_id, c.priority, c.try_number, "return", b"", "", "", "",
+        lease.function.flags,
+    )  # fmt: skip
+    return Finished(lease, settle, _COUNTER[Returned], None)
+
+
 def _trace(lease: Lease) -> str:
     return lease.attempt.mark.trace if lease.attempt is not None else ""
 

@@ -17,7 +17,7 @@ import anyio
 from streaq.broker.connection import Backoff
 from streaq.broker.errors import RedisError, ResponseError
 from streaq.broker.exchange import Claimed, Reply, Request, Reserved
-from streaq.engine.attempt import Finished, Lease
+from streaq.engine.attempt import Finished, Lease, never_began
 from streaq.engine.ledger import Ledger
 from streaq.engine.outcome import Cause
 from streaq.engine.wake import Wake
@@ -185,7 +185,9 @@ class Pump:
         reclaim = self._reclaim and want > 0
         if reclaim:
             self._reclaim = False
-        return Request(settles, starts, want, reserve, reclaim, self._resent)
+        # What a blocking read waits for is its own to bring: else a later message could overtake.
+        fresh = not (reclaim and self._reading)
+        return Request(settles, starts, want, reserve, reclaim, self._resent, fresh)
 
     def _sending_after(self) -> list[Finished]:
         """What finished since the last exchange; lost leases have nothing to settle."""
@@ -207,6 +209,9 @@ class Pump:
             if before := self.running.get(claimed.task_id):
                 before.cancel(Cause.LOST)  # this process was paused, and reclaimed from itself
             lease = Lease(claimed, self._catalog.functions[claimed.fn])
+            if self._draining:
+                self._finished.append(never_began(lease))
+                continue
             self.running[claimed.task_id] = lease
             self.spawn(lease)
         for refused in reply.refused:

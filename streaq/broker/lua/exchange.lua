@@ -1,7 +1,7 @@
 -- include _base _finish _claim
 -- One round trip per batch: settle what finished, start what was reserved, claim what fits.
 --
--- ARGV: worker, registry digest, lease ms, want, reserve, reclaim (0 or 1), resent (0 or 1),
+-- ARGV: worker, registry digest, lease ms, want, reserve, reclaim (0, 1, or 2: nothing else), resent (0 or 1),
 --   count of priorities, each highest first;
 --   count of starts, each: id, message, priority;
 --   count of ends, each: id, message, priority, try, keep ms, flags (u: holds the unique lock,
@@ -181,16 +181,16 @@ if want + reserve > 0 then
   short = 1
   for _, pri in ipairs(priorities) do
     local stream = base .. 'stream:' .. pri
-    if ARGV[6] == '1' then
+    if ARGV[6] ~= '0' then
       local room = want
       local found = room > 0 and reclaim(worker, stream, lease_ms, room) or {}
       take(pri, found)
       more = #found == room and 1 or more
     end
-    local room = want + reserve
+    local room = ARGV[6] == '2' and 0 or want + reserve
     local found = room > 0 and read(worker, stream, room) or {}
     take(pri, found)
-    short = #found == room and 0 or short
+    short = room > 0 and #found == room and 0 or want + reserve > 0 and short or 0
   end
 end
 
