@@ -396,9 +396,11 @@ async def test_grace_period(
             assert next_line(process).startswith(f"received {signum.name}: worker ")
             next_one = await producer.enqueue_unsafe("slow", 0)
             out, err = process.communicate(timeout=15)
-            assert (process.returncode, out) == (0, "left in good order {'completed': 1}\n"), err
+            assert process.returncode == 0, err
+            assert out.startswith("left in good order")
+            assert "'completed': 1" in out
             assert (await task.result(1)).result == "finished"
-            # Nothing new was begun.
+            # Nothing new was begun; what was claimed in that moment was handed back.
             assert await next_one.status() is TaskStatus.QUEUED
         assert await next_one.abort()
         assert await waiting.abort()
