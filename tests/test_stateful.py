@@ -392,9 +392,9 @@ class Queue(RuleBasedStateMachine):
         args.append(len(hand.attempts) + len(hand.reserved))
         for a in hand.attempts:
             c = hand.claimed[a]
-            args += [*c[:3], str(c.try_number), c.fn if FUNCTIONS[c.fn].unique else ""]
+            args += [*c[:3], str(c.try_number), c.fn if FUNCTIONS[c.fn].unique else "", ""]
         for m in hand.reserved:
-            args += [m.task_id, m.id, m.priority, "", ""]
+            args += [m.task_id, m.id, m.priority, "", "", ""]
         _, lost, stop, gone = self.call("renew", *args)
         expected_lost, expected_stop = self.model.renew(worker, hand.attempts, hand.reserved)
         assert [(task_id.decode(), int(n or 0)) for task_id, n in lost] == [

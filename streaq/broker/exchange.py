@@ -69,6 +69,8 @@ class Claimed(NamedTuple):
     log: str
     """Ledger of its earlier attempts."""
     started_ms: int
+    first_due_ms: int = 0
+    """When its first attempt was due; 0 of a first attempt."""
 
 
 class Refused(NamedTuple):
@@ -177,17 +179,17 @@ def parse_reply(raw: list[Any]) -> Reply:
 
 
 PLAIN_FIELDS = 8
-_NOTHING_MORE = (b"", b"", b"", b"", b"", b"", b"")
+_NOTHING_MORE = (b"",) * 8
 
 
 def _claimed(r: list[Any], now: int) -> Claimed:
     plain, more = r[:PLAIN_FIELDS], r[PLAIN_FIELDS:]
-    head, kind, value, links, trace, lost, log = more[0] if more else _NOTHING_MORE
+    head, kind, value, links, trace, lost, log, first = more[0] if more else _NOTHING_MORE
     task_id, message_id, priority, tries, fn, args, made, due = plain
     return Claimed(
         task_id.decode(), message_id, priority.decode(), int(tries), fn.decode(), args, head,
         int(made), int(float(due)), kind.decode() or "immediate", value, links.decode(),
-        trace.decode(), lost.decode(), log.decode(), now,
+        trace.decode(), lost.decode(), log.decode(), now, int(float(first or 0)),
     )  # fmt: skip
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, cast
 
 import anyio
@@ -36,6 +37,9 @@ from streaq.wire import Codec, decode_headers, make_record, one_line
 logger = logging.getLogger("streaq")
 
 
+_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
+
 class Lease:
     """The right to run one attempt, and the means to stop it."""
 
@@ -48,6 +52,11 @@ class Lease:
         self.cause: Cause | None = None
         self.attempt: Attempt | None = None
         self.task: object = None
+
+    @property
+    def trace(self) -> str:
+        """The attempt's traceparent; empty when nobody traces."""
+        return self.attempt.mark.trace if self.attempt is not None else ""
 
     def cancel(self, cause: Cause) -> None:
         """Stop the attempt; the first cause stands."""
@@ -138,6 +147,8 @@ class Attempts:
         ending = None
         if (attempt := lease.attempt) is not None:
             ending = attempt.mark.end or self._ending(attempt, outcome, began)
+            # It refers to the attempt: a cycle, which only the garbage collector would free.
+            attempt.mark.end = None
         self._finished(Finished(lease, settle, _COUNTER[type(outcome)], ending))
 
     async def _outcome(self, lease: Lease, began: float) -> Outcome:
@@ -218,8 +229,10 @@ class Attempts:
         attempt = Attempt(
             self._queue, c.fn, c.task_id, c.priority, cast("Kind", c.kind), c.try_number,
             lease.function.policy.max_tries, self._worker_id, c.created_ms, c.due_ms,
-            int(c.message_id.partition(b"-")[0]), c.started_ms, decode_headers(c.headers),
-            c.previous, tuple(c.links.split()), lease.function.silent, args, kwargs, Mark(),
+            int(c.message_id.partition(b"-")[0]), c.started_ms,
+            decode_headers(c.headers) if c.headers else _NO_HEADERS, c.previous,
+            tuple(c.links.split()) if c.links else (), lease.function.silent, args, kwargs, Mark(),
+            c.first_due_ms,
         )  # fmt: skip
         lease.attempt = attempt
         if c.lost_worker and hooks.on_reclaim:
@@ -231,7 +244,10 @@ class Attempts:
     def _ending(self, attempt: Attempt, outcome: Outcome, began: float) -> Ending:
         duration_s = time.monotonic() - began
         finished_ms = attempt.started_ms + round(duration_s * 1000)
-        error = None if isinstance(outcome, Succeeded | Returned | Forfeited) else outcome.error
+        if isinstance(outcome, Succeeded):
+            value = outcome.value
+            return Ending(attempt, "success", "ok", None, finished_ms, duration_s, 0, value)
+        error = None if isinstance(outcome, Returned | Forfeited) else outcome.error
         retry_due_ms = 0
         if isinstance(outcome, Retried):
             relative = outcome.when.startswith("+")
@@ -239,9 +255,8 @@ class Attempts:
         status = _STATUS[type(outcome)]
         if isinstance(outcome, Failed) and outcome.reason == "undecodable":
             status = "refused"
-        result = outcome.value if isinstance(outcome, Succeeded) else None
         reason = _REASON.get(type(outcome)) or getattr(outcome, "reason", "")
-        return Ending(attempt, status, reason, error, finished_ms, duration_s, retry_due_ms, result)
+        return Ending(attempt, status, reason, error, finished_ms, duration_s, retry_due_ms, None)
 
     async def _settle(self, lease: Lease, outcome: Outcome, began: float) -> Settle | None:
         """The outcome as the exchange takes it."""
@@ -267,7 +282,7 @@ class Attempts:
         record = make_record(
             status, reason, c.fn, c.task_id, c.created_ms, enqueued_ms.decode(), c.started_ms,
             c.started_ms + round((time.monotonic() - began) * 1000), c.try_number,
-            self._worker_id, c.priority, c.due_ms, _trace(lease), text, c.log, value,
+            self._worker_id, c.priority, c.due_ms, lease.trace, text, c.log, value,
         )  # fmt: skip
         flags = f.flags if status == "success" else f.flags.replace("c", "")
         return End(c.task_id, c.message_id, c.priority, c.try_number, f.keep, flags, record)
@@ -279,7 +294,7 @@ class Attempts:
         c = lease.claimed
         return Handover(
             c.task_id, c.message_id, c.priority, c.try_number, action, value, text, when,
-            _trace(lease), lease.function.flags,
+            lease.trace, lease.function.flags,
         )  # fmt: skip
 
 
@@ -293,10 +308,6 @@ def never_began(lease: Lease) -> Finished:
         lease.function.flags,
     )  # fmt: skip
     return Finished(lease, settle, _COUNTER[Returned], None)
-
-
-def _trace(lease: Lease) -> str:
-    return lease.attempt.mark.trace if lease.attempt is not None else ""
 
 
 def _asyncio_cancels() -> bool:

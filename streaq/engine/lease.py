@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("streaq")
 
-Held = tuple[str, bytes, str, str, str]
+Held = tuple[str, bytes, str, str, str, str]
 LostLease = tuple[str, str]
 """Task id and try; no try for a reserved message."""
 

@@ -133,9 +133,9 @@ class Pump:
         for lease in list(self.running.values()):
             lease.cancel(Cause.SHUTDOWN)
 
-    def held(self) -> list[tuple[str, bytes, str, str, str]]:
-        """Every message whose lease is ours: id, message, priority, try and lock. Safe to call
-        from the lease's thread.
+    def held(self) -> list[tuple[str, bytes, str, str, str, str]]:
+        """Every message whose lease is ours: id, message, priority, try, lock and trace. Safe to
+        call from the lease's thread.
         """
         leases = [*list(self.running.values())]
         leases += [f.lease for f in [*list(self._finished), *self._sending] if f.settle]
@@ -143,11 +143,12 @@ class Pump:
             (
                 lease.claimed.task_id, lease.claimed.message_id, lease.claimed.priority,
                 str(lease.claimed.try_number),
-                lease.function.name if "u" in lease.function.flags else "",
+                lease.function.name if "u" in lease.function.flags else "", lease.trace,
             )
             for lease in leases
         ]  # fmt: skip
-        return found + [(r.task_id, r.message_id, r.priority, "", "") for r in list(self._reserved)]
+        reserved = list(self._reserved)
+        return found + [(r.task_id, r.message_id, r.priority, "", "", "") for r in reserved]
 
     # ----------------------------------------------------------------------- the loop
 

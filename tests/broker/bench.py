@@ -101,6 +101,8 @@ class Hand:
     priorities: Sequence[str]
     digest: str
     lease_ms: int = LEASE_MS
+    trace: str = ""
+    """Of its attempts, as it tells it with each renewal."""
     mine: dict[str, Claimed] = field(default_factory=dict[str, Claimed])
 
     async def register(self) -> None:
@@ -190,9 +192,9 @@ class Hand:
         for one in held:
             if isinstance(one, Claimed):
                 unique = self.functions[one.fn].unique
-                args += (*one[:3], str(one.try_number), one.fn if unique else "")
+                args += (*one[:3], str(one.try_number), one.fn if unique else "", self.trace)
             else:
-                args += (*one, "", "")
+                args += (*one, "", "", "")
         _, lost, stop, gone = await self.bench.call("renew", args)
         lost = [(task_id.decode(), int(tries or 0)) for task_id, tries in lost]
         return Renewed(lost, [raw.decode() for raw in stop], gone == 1)

@@ -126,3 +126,16 @@ async def test_thousands_across_priorities(bench: Bench) -> None:
     await worker.dies()
     assert await worker.renew(*claimed) == ([], [], False)
     assert await other.claim(10, reclaim=True) == []
+
+
+async def test_the_next_attempt_knows_the_trace_of_the_one_that_was_lost(bench: Bench) -> None:
+    worker, other = await bench.worker(), await bench.worker("w2")
+    await bench.enqueue()
+    claimed = await worker.claim_one()
+    await worker.renew(claimed)
+    worker.trace = "00-a-b-01"
+    await worker.renew(claimed)
+    await worker.dies()
+    (again,) = await other.claim(1, reclaim=True)
+    assert (again.previous, again.lost_worker) == ("00-a-b-01", "w1")
+    await other.settle(other.end(again))

@@ -449,3 +449,17 @@ async def test_a_success_leaves_no_trace_of_a_cron_job_that_is_forgotten(bench: 
     await bench.enqueue("a")
     await worker.run_one("a", flags="c")
     await bench.assert_nothing_is_left()
+
+
+async def test_the_first_due_time_stays_known_through_retries(bench: Bench) -> None:
+    worker = await bench.worker()
+    await bench.enqueue("a")
+    first = await worker.claim_one("a")
+    assert first.first_due_ms == 0
+    await worker.settle(worker.retry(first, when="1000"))
+    second = await worker.claim_one("a")
+    assert second.first_due_ms == first.due_ms
+    await worker.settle(worker.retry(second))
+    third = await worker.claim_one("a")
+    assert third.first_due_ms == first.due_ms
+    await worker.settle(worker.end(third))

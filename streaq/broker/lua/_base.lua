@@ -11,6 +11,7 @@
 --   began  start of the attempt, ms                     stop  an abort was asked for
 --   needs  its input comes from the task before it      input that value
 --   deps   somebody waits for it                        err   the last real error
+--   first  when the first attempt was due, once there is a second
 --   trace  of the last attempt  links traces of the attempts it waited for
 --   log    ledger of its earlier attempts, JSON objects joined by commas
 local base = KEYS[1]

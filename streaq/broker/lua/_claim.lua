@@ -116,6 +116,7 @@ local function start(worker, registry, lease_ms, pri, msg, id, reserved)
   if t.head or t.kind or t.log then
     entry[9] = {
       t.head or '', t.kind or '', t.input or '', t.links or '', t.trace or '', lost, t.log or '',
+      t.first or '',
     }
   end
   started[#started + 1] = entry

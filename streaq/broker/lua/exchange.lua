@@ -52,6 +52,7 @@ local function retry(id, t, when, text, value, trace)
     redis.call('HSET', key, 'err', value)
   end
   redis.call('HDEL', key, 'who', 'began', 'msg')
+  redis.call('HSETNX', key, 'first', t.due)
   drop(t.pri, t.msg)
   if due <= now then
     enqueue(id, t.pri, int(now))
@@ -120,14 +121,14 @@ end
 
 local function settle_other(id, msg, pri, try, action, value, text, when, trace, flags)
   local raw = redis.call('HMGET', base .. 'task:' .. id, 'msg', 'try', 'who', 'fn', 'began', 'log',
-    'stop')
+    'stop', 'due')
   local code = fence(id, msg, try, action, raw)
   if code then
     return code
   end
   local t = {
     msg = msg, try = try, who = worker, fn = raw[4], pri = pri, began = raw[5],
-    log = raw[6] or nil, stop = raw[7],
+    log = raw[6] or nil, stop = raw[7], due = raw[8],
   }
   if string.find(flags, 'u', 1, true) then
     unlock(t.fn, id)

@@ -3,7 +3,8 @@
 --
 -- ARGV: worker, lease ms, registry digest, health record, count of priorities, each,
 --   count held, each: id, message, priority, try ('' of a reserved message), lock (its function's
---   name when it is unique, else '').
+--   name when it is unique, else ''), trace ('' for none; should this worker die, the attempt after
+--   this one links to it).
 -- Reply: now, what is lost (id, try), ids that are to stop, 1 when the registry is gone.
 -- The task of a lost lease may run here again already, under a lease that is not lost.
 local worker, lease_ms = ARGV[1], tonumber(ARGV[2])
@@ -24,8 +25,8 @@ local function holds(pri, msg)
   return not found.err and #found > 0
 end
 
-local function renew(id, msg, pri, try, lock)
-  local raw = redis.call('HMGET', base .. 'task:' .. id, 'msg', 'try', 'who', 'stop')
+local function renew(id, msg, pri, try, lock, trace)
+  local raw = redis.call('HMGET', base .. 'task:' .. id, 'msg', 'try', 'who', 'stop', 'trace')
   local mine
   if try == '' then
     mine = raw[1] == msg and not raw[3] and holds(pri, msg)
@@ -39,6 +40,9 @@ local function renew(id, msg, pri, try, lock)
   if raw[4] then
     stop[#stop + 1] = id
   end
+  if trace ~= '' and trace ~= raw[5] then
+    redis.call('HSET', base .. 'task:' .. id, 'trace', trace)
+  end
   ours[pri] = ours[pri] or {}
   table.insert(ours[pri], msg)
   if lock ~= '' and redis.call('GET', base .. 'lock:' .. lock) == id then
@@ -47,8 +51,8 @@ local function renew(id, msg, pri, try, lock)
 end
 
 for _ = 1, tonumber(ARGV[at]) do
-  renew(unpack(ARGV, at + 1, at + 5))
-  at = at + 5
+  renew(unpack(ARGV, at + 1, at + 6))
+  at = at + 6
 end
 
 for pri, msgs in pairs(ours) do
