@@ -12,7 +12,7 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from streaq.telemetry.cells import LocalStore
 from streaq.telemetry.collector import blocks_of, collector_for
 from streaq.telemetry.logs import LogRules, LogsHook
-from streaq.telemetry.metrics import MetricsHook
+from streaq.telemetry.metrics import MetricsHook, ScopedMetricsHook
 from streaq.telemetry.propagation import Propagation, Rules
 from streaq.telemetry.scope import ScopeHook
 from streaq.telemetry.shared import inherited_store
@@ -95,17 +95,21 @@ class Telemetry:
     ) -> list[Hook]:
         """The hooks of one worker. Called by the worker; the parameters are as in ``hooks_for``."""
         hooks: list[Hook] = []
-        tracing, logs = None, None
+        tracing, logs, metrics = None, None, None
         if self.traces:
             tracing = self._tracing_hook(queue, client_id, server_address)
             hooks.append(tracing)
         if self.logs:
             rules = LogRules(self.log_args, self.log_results, self.log_errors, self.log_limit)
             logs = LogsHook(rules, self.logger)
-        if tracing or logs:
-            hooks.append(ScopeHook(tracing, logs))
+        scoped = self.traces or self.logs
         if self.metrics:
-            hooks.append(self._metrics_hook(queue, health))
+            metrics = self._metrics_hook(
+                queue, health, ScopedMetricsHook if scoped else MetricsHook
+            )
+            hooks.append(metrics)
+        if scoped:
+            hooks.append(ScopeHook(tracing, logs, metrics and metrics.started))
         if self.meter_provider is not None:
             from streaq.telemetry.otel_metrics import OtelMetricsHook
 
@@ -135,10 +139,12 @@ class Telemetry:
             create_spans=self.create_spans,
         )
 
-    def _metrics_hook(self, queue: str, health: Health | None) -> MetricsHook:
+    def _metrics_hook(
+        self, queue: str, health: Health | None, kind: type[MetricsHook]
+    ) -> MetricsHook:
         inherited = inherited_store()
         store = inherited or LocalStore()
-        hook = MetricsHook(
+        hook = kind(
             store,
             queue,
             max_task_names=self.max_task_names,

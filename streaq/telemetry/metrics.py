@@ -177,6 +177,10 @@ class MetricsHook(Hook):
 
     def on_start(self, e: Attempt) -> None:
         """Count an attempt, and observe how long it waited."""
+        self.started(e)
+
+    def started(self, e: Attempt) -> None:
+        """The same, for a caller that is at the place already."""
         row = self._rows.get((e.task, e.priority)) or self._row(e.task, e.priority)
         started = e.started_ms
         since = e.due_ms
@@ -310,3 +314,9 @@ class MetricsHook(Hook):
         )
         self._operations[name] = places
         return places
+
+
+class ScopedMetricsHook(MetricsHook):
+    """One whose ``started`` somebody calls who surrounds attempts anyway (see ``scope``)."""
+
+    on_start = Hook.on_start

@@ -1,16 +1,22 @@
-"""What surrounds the body of an attempt: its span, and the fields that its log lines carry.
+"""What surrounds the body of an attempt: its span, the fields that its log lines carry, its count.
 
-One hook does both, because each context manager around a task costs as much as all its counters.
+One hook does all of it, and is its own guard against what an SDK or a logger may raise, because
+each layer around a task costs as much as all its counters.
 """
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from types import TracebackType
+from typing import Final
 
 from streaq.hooks import Attempt, Hook
 from streaq.telemetry.context import bind
 from streaq.telemetry.logs import LogsHook
 from streaq.telemetry.tracing import OpenSpan, TracingHook
+
+logger = logging.getLogger("streaq")
 
 
 class ScopeHook(Hook):
@@ -18,15 +24,33 @@ class ScopeHook(Hook):
 
     :param tracing: makes the span; None for none.
     :param logs: writes ``task.started`` and has the fields bound; None for neither.
+    :param started: counts the attempt; None when somebody else does.
     """
 
-    def __init__(self, tracing: TracingHook | None, logs: LogsHook | None) -> None:
-        self.tracing = tracing
-        self.logs = logs
+    def __init__(
+        self,
+        tracing: TracingHook | None,
+        logs: LogsHook | None,
+        started: Callable[[Attempt], object] | None = None,
+    ) -> None:
+        self.tracing: Final = tracing
+        self.logs: Final = logs
+        self.started: Final = started
+        self.errors = 0
 
     def around_attempt(self, e: Attempt) -> AttemptScope:
         """Entered in the coroutine that runs the body, so that the body sees what is set here."""
         return AttemptScope(self, e)
+
+    # The dispatcher reads it: there is no need to guard against what this raises.
+    around_attempt.lets_nothing_through = True  # type: ignore[attr-defined]
+
+    def failed(self) -> None:
+        """Count and log what was raised; called while it is handled."""
+        self.errors += 1
+        logger.exception(  # noqa: LOG004 - see above
+            "telemetry of an attempt failed; the task is not affected"
+        )
 
 
 class AttemptScope:
@@ -41,16 +65,17 @@ class AttemptScope:
 
     def __enter__(self) -> None:
         """Span first: the log fields tell its ids."""
-        hook = self._hook
-        if hook.tracing is not None:
-            self._span = hook.tracing.open_attempt(self._e)
-        if hook.logs is not None:
-            try:
-                bind(self._e)
-                hook.logs.started(self._e)
-            except Exception:
-                self.__exit__(None, None, None)
-                raise
+        hook, e = self._hook, self._e
+        try:
+            if hook.started is not None:
+                hook.started(e)
+            if hook.tracing is not None:
+                self._span = hook.tracing.open_attempt(e)
+            if hook.logs is not None:
+                bind(e)
+                hook.logs.started(e)
+        except Exception:  # noqa: BLE001 - whatever it is, the task goes on
+            hook.failed()
 
     def __exit__(
         self,
@@ -60,4 +85,7 @@ class AttemptScope:
     ) -> None:
         """How the attempt ended is in ``mark.end``."""
         if self._span is not None:
-            self._span.close(self._e.mark.end)
+            try:
+                self._span.close(self._e.mark.end)
+            except Exception:  # noqa: BLE001 - see above
+                self._hook.failed()

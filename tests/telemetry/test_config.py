@@ -25,7 +25,7 @@ def kinds(telemetry: bool | Telemetry) -> list[str]:
 
 def test_all_of_it_by_default() -> None:
     telemetry = Telemetry(registry=CollectorRegistry())
-    assert kinds(telemetry) == ["TracingHook", "ScopeHook", "MetricsHook", "LogsHook"]
+    assert kinds(telemetry) == ["TracingHook", "ScopedMetricsHook", "ScopeHook", "LogsHook"]
 
 
 def test_true_is_the_default_and_false_is_none() -> None:
@@ -36,9 +36,9 @@ def test_true_is_the_default_and_false_is_none() -> None:
 @pytest.mark.parametrize(
     ("off", "left"),
     [
-        ("traces", ["ScopeHook", "MetricsHook", "LogsHook"]),
+        ("traces", ["ScopedMetricsHook", "ScopeHook", "LogsHook"]),
         ("metrics", ["TracingHook", "ScopeHook", "LogsHook"]),
-        ("logs", ["TracingHook", "ScopeHook", "MetricsHook"]),
+        ("logs", ["TracingHook", "ScopedMetricsHook", "ScopeHook"]),
     ],
 )
 def test_each_can_be_off(off: str, left: list[str]) -> None:
@@ -54,6 +54,7 @@ def test_metrics_alone_put_nothing_around_attempts() -> None:
 def test_only_one_context_manager_surrounds_an_attempt() -> None:
     hooks = Dispatcher(hooks_for(Telemetry(registry=CollectorRegistry()), **WHO))
     assert len(hooks.around_attempt) == 1
+    assert hooks.on_start == ()
 
 
 def test_metrics_appear_in_the_default_registry_unless_told() -> None:
