@@ -183,53 +183,53 @@ class MetricsHook(Hook):
         """The same, for a caller that is at the place already."""
         row = self._rows.get((e.task, e.priority)) or self._row(e.task, e.priority)
         started = e.started_ms
-        since = e.due_ms
-        since = max(since, e.created_ms)
-        waited = (started - since) / 1000 if started > since else 0.0
+        waited = (started - max(e.due_ms, e.created_ms)) / 1000
         cells = self._cells
         cells[row.started] += 1
         cells[row.running] += 1
         cells[row.wait + bisect_left(TASK_BUCKETS, waited)] += 1
-        cells[row.wait + _TASK_SUM] += waited
+        if waited > 0:
+            cells[row.wait + _TASK_SUM] += waited
         running = self._running
         if not running:
             cells[self._oldest] = started / 1000
         running[e.mark] = (row, started)
 
-    def _ended(self, e: Ending, status: str) -> Row:
-        """Count the end of an attempt; answers its row."""
+    def _end(self, e: Ending, status: str, outcome: str = "") -> Row:
+        """Count the end of an attempt, if it ran, and (with an outcome) of its task."""
         a = e.attempt
+        cells = self._cells
         held = self._running.pop(a.mark, None)
         if held is None:
-            return self._row(a.task, a.priority)
-        row, started = held
-        cells = self._cells
-        cells[row.running] -= 1
-        if started / 1000 <= cells[self._oldest]:
-            first = next(iter(self._running.values()), None)
-            cells[self._oldest] = first[1] / 1000 if first else 0.0
-        place = row.durations.get(status) or row.place(names.TASK_DURATION, status)
-        duration = e.duration_s
-        bucket = bisect_left(TASK_BUCKETS, duration)
-        cells[place + bucket] += 1
-        cells[place + _TASK_SUM] += duration
-        if a.mark.trace:
-            self._note(names.TASK_DURATION, place, duration, a)
-            self._note(names.TASK_QUEUE_WAIT, row.wait, a.wait_ms / 1000, a)
+            row = self._row(a.task, a.priority)
+        else:
+            row, started = held
+            cells[row.running] -= 1
+            if started / 1000 <= cells[self._oldest]:
+                first = next(iter(self._running.values()), None)
+                cells[self._oldest] = first[1] / 1000 if first else 0.0
+            place = row.durations.get(status) or row.place(names.TASK_DURATION, status)
+            duration = e.duration_s
+            cells[place + bisect_left(TASK_BUCKETS, duration)] += 1
+            cells[place + _TASK_SUM] += duration
+            if a.mark.trace:
+                self._note(names.TASK_DURATION, place, duration, a)
+                self._note(names.TASK_QUEUE_WAIT, row.wait, a.wait_ms / 1000, a)
+        if outcome:
+            cells[row.finished.get(outcome) or row.place(names.TASKS_FINISHED, outcome)] += 1
+            if a.started_ms:
+                self._observe_all(e, row)
         return row
 
-    def _done(self, e: Ending, row: Row, status: str) -> None:
-        """Count the end of a task, and observe the time since it could first have run."""
+    def _observe_all(self, e: Ending, row: Row) -> None:
+        """Observe the time from when the task could first have run to its end."""
+        seconds = (e.finished_ms - first_due_ms(e.attempt)) / 1000
         cells = self._cells
-        cells[row.finished.get(status) or row.place(names.TASKS_FINISHED, status)] += 1
-        a = e.attempt
-        if a.started_ms:
-            since = first_due_ms(a)
-            seconds = (e.finished_ms - since) / 1000 if e.finished_ms > since else 0.0
-            cells[row.to_end + bisect_left(TASK_BUCKETS, seconds)] += 1
+        cells[row.to_end + bisect_left(TASK_BUCKETS, seconds)] += 1
+        if seconds > 0:
             cells[row.to_end + _TASK_SUM] += seconds
-            if a.mark.trace:
-                self._note(names.TASK_END_TO_END, row.to_end, seconds, a)
+        if e.attempt.mark.trace:
+            self._note(names.TASK_END_TO_END, row.to_end, max(0.0, seconds), e.attempt)
 
     def _note(self, metric: Metric, place: int, seconds: float, e: Attempt) -> None:
         """Keep the attempt's trace as an exemplar, if it is sampled."""
@@ -240,29 +240,28 @@ class MetricsHook(Hook):
 
     def on_finish(self, e: Ending) -> None:
         """Count a task that succeeded; one that was skipped has no attempt."""
-        self._done(e, self._ended(e, "success"), "success")
+        self._end(e, "success", "success")
 
     def on_fail(self, e: Ending) -> None:
         """Count a task that failed for good, and its exception."""
-        row = self._ended(e, "failed")
-        self._done(e, row, "failed")
+        row = self._end(e, "failed", "failed")
         self._add(row, names.TASKS_FAILED, self._exception_of(e))
 
     def on_retry(self, e: Ending) -> None:
         """Count an attempt that will be followed by another."""
-        self._add(self._ended(e, "retried"), names.TASKS_RETRIED, e.reason)
+        self._add(self._end(e, "retried"), names.TASKS_RETRIED, e.reason)
 
     def on_abort(self, e: Ending) -> None:
         """Count an aborted task, whether it ran or not."""
-        self._done(e, self._ended(e, "aborted"), "aborted")
+        self._end(e, "aborted", "aborted")
 
     def on_return(self, e: Ending) -> None:
         """An attempt handed back at shutdown runs no more; the task lives on."""
-        self._ended(e, "returned")
+        self._end(e, "returned")
 
     def on_refuse(self, e: Ending) -> None:
         """Count a task that ended without its body being run."""
-        row = self._ended(e, "failed")
+        row = self._row(e.attempt.task, e.attempt.priority)
         expired = e.reason == "expired"
         self._add(row, names.TASKS_REFUSED, e.reason)
         self._add(row, names.TASKS_FINISHED, "expired" if expired else "failed")
@@ -272,7 +271,7 @@ class MetricsHook(Hook):
     def on_fenced(self, e: Fence) -> None:
         """Count an attempt whose end did not count."""
         status = e.ending.status
-        row = self._ended(e.ending, "failed" if status == "refused" else status)
+        row = self._end(e.ending, "failed" if status == "refused" else status)
         self._add(row, names.TASKS_FENCED)
 
     def on_reclaim(self, e: Reclaim) -> None:
