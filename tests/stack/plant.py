@@ -18,8 +18,10 @@ from typing import Any, Self
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
+import anyio
 import yaml
 
+from streaq import TaskStatus, Worker
 from tests.servers import Server, free_port
 from tests.stack.conftest import ROOT, need
 from tools.dashboards.ask import Prometheus, Window
@@ -183,12 +185,20 @@ class Plant:
         series = self.prometheus.instant(expression, time.time())
         return sum(float(found["value"][1]) for found in series)
 
+    def keep_both_busy(self) -> None:
+        """Return when each worker runs tasks that will last for longer than a lease, so that a
+        fault now is a fault in the middle of something.
+        """
+        anyio.run(_occupy, self.redis.url)
+
     def kill_a_worker(self) -> None:
         """`kill -9` the process that runs tasks; its parent starts another."""
+        self.keep_both_busy()
         os.kill(self.workers[0].child, signal.SIGKILL)
 
     def pause_a_worker(self, until_gone: Callable[[], object]) -> None:
         """Stop a worker in its tracks until the others have taken its tasks, then let it go on."""
+        self.keep_both_busy()
         pid = self.workers[1].child
         os.kill(pid, signal.SIGSTOP)
         try:
@@ -236,3 +246,20 @@ def answers(url: str) -> bool:
         return False
     except (URLError, OSError):
         return False
+
+
+SLOTS_EACH = 8
+"""As ``shop.worker`` has it."""
+
+
+async def _occupy(url: str) -> None:
+    async with Worker(url, queue_name="shop", telemetry=False) as client:
+        calls = [client.enqueue_unsafe("slow", 6) for _ in range(SLOTS_EACH * 2)]
+        await client.enqueue_many([call.start(priority="high") for call in calls])
+        with anyio.fail_after(30):
+            while True:
+                states = [await call.status() for call in calls]
+                # More than fit into one worker.
+                if states.count(TaskStatus.RUNNING) > SLOTS_EACH:
+                    return
+                await anyio.sleep(0.05)
