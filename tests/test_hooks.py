@@ -97,7 +97,15 @@ async def test_headers_travel_with_the_task(make_worker: MakeWorker, hook: Recor
 
 
 async def test_a_success(make_worker: MakeWorker, hook: Recorder, queue: str) -> None:
-    worker = make_worker(hooks=[hook], id="w1")
+    ends: list[Ending | None] = []
+
+    class AtExit(Hook):
+        @contextmanager
+        def around_attempt(self, e: Attempt) -> Generator[None]:
+            yield
+            ends.append(e.mark.end)
+
+    worker = make_worker(hooks=[hook, AtExit()], id="w1")
 
     @worker.task(name="add", max_tries=5)
     async def add(a: int, *, b: int) -> int:
@@ -124,7 +132,7 @@ async def test_a_success(make_worker: MakeWorker, hook: Recorder, queue: str) ->
     assert (ending.status, ending.reason, ending.error, ending.result) == ("success", "ok", None, 3)
     assert 0.02 <= ending.duration_s < 5
     assert ending.finished_ms - attempt.started_ms == round(ending.duration_s * 1000)
-    assert attempt.mark.end == ending
+    assert ends == [ending]
 
 
 async def test_failures(make_worker: MakeWorker, hook: Recorder) -> None:
