@@ -67,7 +67,13 @@ class Life:
         self._backend = backend
         exchanger = broker.exchanger(settings.worker_id, settings.lease_ms, settings.priorities)
         self.pump = Pump(
-            broker, exchanger, catalog, hooks, health, settings, Ledger(counters, hooks)
+            broker,
+            exchanger,
+            catalog,
+            hooks,
+            health,
+            settings,
+            Ledger(counters, hooks, settings.queue, settings.worker_id),
         )
         self._attempts = Attempts(
             codec,

@@ -7,6 +7,7 @@ the free slots while it does, so that a worker never holds a task it has no room
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -17,11 +18,11 @@ import anyio
 from streaq.broker.connection import Backoff
 from streaq.broker.errors import RedisError, ResponseError
 from streaq.broker.exchange import Claimed, Reply, Request, Reserved
+from streaq.broker.portal import current_backend
 from streaq.engine.attempt import Finished, Lease, never_began
 from streaq.engine.ledger import Ledger
 from streaq.engine.outcome import Cause
 from streaq.engine.wake import Wake
-from streaq.events import tell_changes, tell_refused
 from streaq.hooks import Dispatcher, RedisLink, Slot
 
 if TYPE_CHECKING:
@@ -157,13 +158,25 @@ class Pump:
         while not self._done():
             request = self._next_request()
             if request is None:
+                self._ledger.tell()
                 await self._let_go()
                 self._start_reading()
                 await self.wake.wait()
                 continue
+            self._tell_meanwhile()
             reply = await self._send(request)
             if reply is not None:
                 await self._take(request, reply)
+        self._ledger.tell()
+
+    def _tell_meanwhile(self) -> None:
+        """Have hooks told once the exchange that comes next has been sent."""
+        if not self._ledger.has_news:
+            return
+        if current_backend() == "asyncio":
+            asyncio.get_running_loop().call_soon(self._ledger.tell)
+        else:
+            self._ledger.tell()
 
     def _done(self) -> bool:
         return self._draining and not (self.running or self._finished)
@@ -203,9 +216,8 @@ class Pump:
         sent, self._sending = self._sending, ()
         for finished, code in zip(sent, reply.codes, strict=True):
             self._ledger.settled(finished, code)
-        queue, worker_id = self._settings.queue, self._settings.worker_id
         if reply.changes:
-            tell_changes(self._hooks, queue, worker_id, reply.now_ms, reply.changes)
+            self._ledger.changed(reply.now_ms, reply.changes)
         for claimed in reply.claimed:
             if before := self.running.get(claimed.task_id):
                 before.cancel(Cause.LOST)  # this process was paused, and reclaimed from itself
@@ -216,8 +228,7 @@ class Pump:
             self.running[claimed.task_id] = lease
             self.spawn(lease)
         for refused in reply.refused:
-            self._ledger.refused(refused)
-            tell_refused(self._hooks, queue, worker_id, reply.now_ms, refused)
+            self._ledger.refused(reply.now_ms, refused)
         self._health.started(len(self.running))
         self._reserved.extend(reply.reserved)
         self._reclaim = self._reclaim or reply.more

@@ -73,8 +73,9 @@ class Bench:
         self.fenced: list[Finished] = []
         self.codes: list[int] = []
         ledger: Any = SimpleNamespace(
-            settled=lambda _, code: self.codes.append(code), fenced=self.fenced.append
-        )
+            settled=lambda _, code: self.codes.append(code), fenced=self.fenced.append,
+            has_news=False, tell=lambda: None,
+        )  # fmt: skip
         function = SimpleNamespace(name="fn", flags="", task=None)
         catalog: Any = SimpleNamespace(functions={"fn": function}, digest="d", options={})
         settings: Any = SimpleNamespace(
