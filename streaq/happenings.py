@@ -46,11 +46,9 @@ class Mark:
     tasks that wait for this one. ``end`` is set by the engine before ``around_attempt`` exits.
     """
 
-    __slots__ = ("end", "trace")
-
-    def __init__(self) -> None:
-        self.trace: str = ""
-        self.end: Ending | None = None
+    # Class attributes: one is made for each attempt, and a constructor would cost more than both.
+    trace: str = ""
+    end: Ending | None = None
 
 
 class Attempt(NamedTuple):

@@ -37,6 +37,8 @@ from streaq.wire import Codec, decode_headers, make_record, one_line
 logger = logging.getLogger("streaq")
 
 
+_new: Callable[..., Any] = tuple.__new__  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+"""Makes a named tuple in half the time that its own constructor takes."""
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -226,14 +228,14 @@ class Attempts:
         self, lease: Lease, args: tuple[Any, ...], kwargs: dict[str, Any], *, start: bool
     ) -> Attempt:
         hooks, c = self._hooks, lease.claimed
-        attempt = Attempt(
+        attempt = _new(Attempt, (
             self._queue, c.fn, c.task_id, c.priority, cast("Kind", c.kind), c.try_number,
             lease.function.policy.max_tries, self._worker_id, c.created_ms, c.due_ms,
             int(c.message_id.partition(b"-")[0]), c.started_ms,
             decode_headers(c.headers) if c.headers else _NO_HEADERS, c.previous,
             tuple(c.links.split()) if c.links else (), lease.function.silent, args, kwargs, Mark(),
             c.first_due_ms,
-        )  # fmt: skip
+        ))  # fmt: skip
         lease.attempt = attempt
         if c.lost_worker and hooks.on_reclaim:
             hooks.emit(hooks.on_reclaim, Reclaim(attempt, c.lost_worker))
@@ -246,7 +248,8 @@ class Attempts:
         finished_ms = attempt.started_ms + round(duration_s * 1000)
         if isinstance(outcome, Succeeded):
             value = outcome.value
-            return Ending(attempt, "success", "ok", None, finished_ms, duration_s, 0, value)
+            fields = (attempt, "success", "ok", None, finished_ms, duration_s, 0, value)
+            return _new(Ending, fields)
         error = None if isinstance(outcome, Returned | Forfeited) else outcome.error
         retry_due_ms = 0
         if isinstance(outcome, Retried):

@@ -28,6 +28,7 @@ class Ledger:
     ) -> None:
         self._counters = counters
         self._hooks = hooks
+        self._emit = hooks.emit
         self._queue = queue
         self._worker_id = worker_id
         self._waiting: list[tuple[Callable[[Any, Any], None], object, object]] = []
@@ -48,7 +49,7 @@ class Ledger:
         self._count(finished.counter)
         ending = finished.ending
         if ending is not None and (slot := self._slots[ending.status]):
-            self._waiting.append((self._hooks.emit, slot, ending))
+            self._waiting.append((self._emit, slot, ending))
 
     def refused(self, now_ms: int, refused: Refused) -> None:
         """A task that the claim ended."""
@@ -64,7 +65,7 @@ class Ledger:
         self._count("fenced")
         if self._hooks.on_fenced and finished.ending is not None:
             event = Fence(finished.ending)
-            self._waiting.append((self._hooks.emit, self._hooks.on_fenced, event))
+            self._waiting.append((self._emit, self._hooks.on_fenced, event))
 
     @property
     def has_news(self) -> bool:

@@ -146,12 +146,12 @@ class MetricsHook(Hook):
         return row
 
     def _add(self, row: Row, metric: Metric, value: str = "") -> None:
-        self._cells[row.place(metric, value)] += 1
+        self._cells[row.place(metric, value)] += 1.0
 
     def _observe(self, place: int, seconds: float) -> int:
         bucket = bisect_left(TASK_BUCKETS, seconds)
         cells = self._cells
-        cells[place + bucket] += 1
+        cells[place + bucket] += 1.0
         cells[place + _TASK_SUM] += seconds
         return bucket
 
@@ -185,9 +185,9 @@ class MetricsHook(Hook):
         started = e.started_ms
         waited = (started - max(e.due_ms, e.created_ms)) / 1000
         cells = self._cells
-        cells[row.started] += 1
-        cells[row.running] += 1
-        cells[row.wait + bisect_left(TASK_BUCKETS, waited)] += 1
+        cells[row.started] += 1.0
+        cells[row.running] += 1.0
+        cells[row.wait + bisect_left(TASK_BUCKETS, waited)] += 1.0
         if waited > 0:
             cells[row.wait + _TASK_SUM] += waited
         running = self._running
@@ -204,32 +204,27 @@ class MetricsHook(Hook):
             row = self._row(a.task, a.priority)
         else:
             row, started = held
-            cells[row.running] -= 1
+            cells[row.running] -= 1.0
             if started / 1000 <= cells[self._oldest]:
                 first = next(iter(self._running.values()), None)
                 cells[self._oldest] = first[1] / 1000 if first else 0.0
             place = row.durations.get(status) or row.place(names.TASK_DURATION, status)
             duration = e.duration_s
-            cells[place + bisect_left(TASK_BUCKETS, duration)] += 1
+            cells[place + bisect_left(TASK_BUCKETS, duration)] += 1.0
             cells[place + _TASK_SUM] += duration
             if a.mark.trace:
                 self._note(names.TASK_DURATION, place, duration, a)
                 self._note(names.TASK_QUEUE_WAIT, row.wait, a.wait_ms / 1000, a)
         if outcome:
-            cells[row.finished.get(outcome) or row.place(names.TASKS_FINISHED, outcome)] += 1
+            cells[row.finished.get(outcome) or row.place(names.TASKS_FINISHED, outcome)] += 1.0
             if a.started_ms:
-                self._observe_all(e, row)
+                seconds = (e.finished_ms - first_due_ms(a)) / 1000
+                cells[row.to_end + bisect_left(TASK_BUCKETS, seconds)] += 1.0
+                if seconds > 0:
+                    cells[row.to_end + _TASK_SUM] += seconds
+                if a.mark.trace:
+                    self._note(names.TASK_END_TO_END, row.to_end, max(0.0, seconds), a)
         return row
-
-    def _observe_all(self, e: Ending, row: Row) -> None:
-        """Observe the time from when the task could first have run to its end."""
-        seconds = (e.finished_ms - first_due_ms(e.attempt)) / 1000
-        cells = self._cells
-        cells[row.to_end + bisect_left(TASK_BUCKETS, seconds)] += 1
-        if seconds > 0:
-            cells[row.to_end + _TASK_SUM] += seconds
-        if e.attempt.mark.trace:
-            self._note(names.TASK_END_TO_END, row.to_end, max(0.0, seconds), e.attempt)
 
     def _note(self, metric: Metric, place: int, seconds: float, e: Attempt) -> None:
         """Keep the attempt's trace as an exemplar, if it is sampled."""
@@ -300,10 +295,10 @@ class MetricsHook(Hook):
         """Observe one call to Redis."""
         places = self._operations.get(e.operation) or self._operation(e.operation)
         cells = self._cells
-        cells[places[0] + bisect_left(REDIS_BUCKETS, e.duration_s)] += 1
+        cells[places[0] + bisect_left(REDIS_BUCKETS, e.duration_s)] += 1.0
         cells[places[0] + _REDIS_SUM] += e.duration_s
         if e.error:
-            cells[places[1]] += 1
+            cells[places[1]] += 1.0
 
     def _operation(self, name: str) -> tuple[int, int]:
         store = self._store

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Final
 
@@ -17,6 +18,8 @@ from streaq.telemetry.logs import LogsHook
 from streaq.telemetry.tracing import OpenSpan, TracingHook
 
 logger = logging.getLogger("streaq")
+
+_NOTHING: Final[AbstractContextManager[None]] = nullcontext()
 
 
 class ScopeHook(Hook):
@@ -33,14 +36,27 @@ class ScopeHook(Hook):
         logs: LogsHook | None,
         started: Callable[[Attempt], object] | None = None,
     ) -> None:
-        self.tracing: Final = tracing
-        self.logs: Final = logs
-        self.started: Final = started
+        self._tracing = tracing
+        self._logs = logs
+        self._started = started
         self.errors = 0
 
-    def around_attempt(self, e: Attempt) -> AttemptScope:
-        """Entered in the coroutine that runs the body, so that the body sees what is set here."""
-        return AttemptScope(self, e)
+    def around_attempt(self, e: Attempt) -> AbstractContextManager[None]:
+        """Called in the coroutine that is about to run the body, so that the body sees what is set
+        here. The answer has only to be left, and only when there is a span.
+        """
+        span: OpenSpan | None = None
+        try:
+            if self._started is not None:
+                self._started(e)
+            if self._tracing is not None:
+                span = self._tracing.open_attempt(e)
+            if self._logs is not None:
+                bind(e)
+                self._logs.started(e)
+        except Exception:  # noqa: BLE001 - whatever it is, the task goes on
+            self.failed()
+        return _NOTHING if span is None else _Leave(self, e, span)
 
     # The dispatcher reads it: there is no need to guard against what this raises.
     around_attempt.lets_nothing_through = True  # type: ignore[attr-defined]
@@ -53,29 +69,18 @@ class ScopeHook(Hook):
         )
 
 
-class AttemptScope:
-    """The surroundings of one attempt; use it as a context manager."""
+class _Leave:
+    """Ends the span when the attempt ends; how it did is in ``mark.end``."""
 
     __slots__ = ("_e", "_hook", "_span")
 
-    def __init__(self, hook: ScopeHook, e: Attempt) -> None:
+    def __init__(self, hook: ScopeHook, e: Attempt, span: OpenSpan) -> None:
         self._hook = hook
         self._e = e
-        self._span: OpenSpan | None = None
+        self._span = span
 
     def __enter__(self) -> None:
-        """Span first: the log fields tell its ids."""
-        hook, e = self._hook, self._e
-        try:
-            if hook.started is not None:
-                hook.started(e)
-            if hook.tracing is not None:
-                self._span = hook.tracing.open_attempt(e)
-            if hook.logs is not None:
-                bind(e)
-                hook.logs.started(e)
-        except Exception:  # noqa: BLE001 - whatever it is, the task goes on
-            hook.failed()
+        """All is done already."""
 
     def __exit__(
         self,
@@ -83,9 +88,7 @@ class AttemptScope:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """How the attempt ended is in ``mark.end``."""
-        if self._span is not None:
-            try:
-                self._span.close(self._e.mark.end)
-            except Exception:  # noqa: BLE001 - see above
-                self._hook.failed()
+        try:
+            self._span.close(self._e.mark.end)
+        except Exception:  # noqa: BLE001 - whatever it is, the task goes on
+            self._hook.failed()
