@@ -7,7 +7,10 @@ when ``/livez`` matters.
 from __future__ import annotations
 
 import gzip
+import logging
 import socket
+import socketserver
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,6 +22,8 @@ from prometheus_client.exposition import choose_encoder
 from streaq.engine.health import Health, Limits
 from streaq.telemetry.queue_metrics import QueueReader
 from streaq.types import StreaqError
+
+logger = logging.getLogger("streaq")
 
 Check: TypeAlias = Callable[[], list[str]]
 """Tells what is wrong, one line each; nothing when all is well."""
@@ -138,7 +143,7 @@ def start_server(
         timeout = 30
 
         def do_GET(self) -> None:
-            answer = _route(registry, checks, self.path, self.headers.get("Accept", ""))
+            answer = _answer(registry, checks, self.path, self.headers.get("Accept", ""))
             body = answer.body
             self.send_response(answer.status)
             if "gzip" in self.headers.get("Accept-Encoding", ""):
@@ -159,6 +164,15 @@ def start_server(
         address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         daemon_threads = True
 
+        def server_bind(self) -> None:
+            """Without HTTPServer's look-up of the host's name, which can take many seconds."""
+            socketserver.TCPServer.server_bind(self)
+
+        def handle_error(self, request: object, client_address: object) -> None:
+            """Clients hang up when they please; standard error is for log lines, one each."""
+            if not isinstance(error := sys.exception(), OSError):
+                logger.error("a request for metrics or health failed", exc_info=error)
+
     try:
         return Server(Http((host, port), Handler))
     except OSError as e:
@@ -166,6 +180,17 @@ def start_server(
             f"Cannot serve metrics on {host}:{port}: {e.strerror or e}. "
             "Choose another --metrics-port or --metrics-host."
         ) from e
+
+
+def _answer(
+    registry: CollectorRegistry, checks: HealthChecks | None, path: str, accept: str
+) -> Answer:
+    """What is asked for; 500 when a collector of the application's own raises."""
+    try:
+        return _route(registry, checks, path, accept)
+    except Exception:
+        logger.exception("%s cannot be served", path.partition("?")[0])
+        return Answer(500, _TEXT, b"It failed; the log says why.\n")
 
 
 def _route(

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import gzip
 import http.client
+import logging
 import socket
+import struct
+import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
+from prometheus_client.core import GaugeMetricFamily
 
 from streaq.broker.inspect import PrioritySnapshot, QueueSnapshot
 from streaq.engine.health import Health, Limits
@@ -222,3 +227,94 @@ def test_scrapes_are_served_side_by_side(bench: Bench) -> None:
         in (bench.get("/metrics")[1])
     )
     idle.close()
+
+
+# ------------------------------------------------------------------ clients that misbehave
+
+
+class Page:
+    """A collector whose page is as long as asked for, or that raises."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        if not self.length:
+            raise RuntimeError("a collector of the application's own")
+        yield GaugeMetricFamily("long_page", "x" * self.length)
+
+
+def connect(bench: Bench, request: bytes) -> socket.socket:
+    client = socket.create_connection(("127.0.0.1", bench.server.port), timeout=5)
+    client.sendall(request)
+    return client
+
+
+def reset(client: socket.socket) -> None:
+    """Close it with a reset instead of a goodbye."""
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+
+
+def requests_under_way() -> list[threading.Thread]:
+    return [t for t in threading.enumerate() if "process_request_thread" in t.name]
+
+
+def wait_until_served() -> None:
+    for thread in requests_under_way():
+        thread.join(5)
+        assert not thread.is_alive()
+
+
+GET = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [b"", b"GET /met", b"GET /metrics HTTP/1.1\r\nHo", GET, b"nonsense\r\n\r\n", GET * 9],
+)
+@pytest.mark.parametrize("leave", [socket.socket.close, reset])
+def test_a_client_that_hangs_up_is_not_worth_a_word(
+    bench: Bench,
+    request_: bytes,
+    leave: Callable[[socket.socket], None],
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bench.registry.register(Page(4_000_000))  # more than fits into the buffers of a socket
+    client = connect(bench, request_)
+    if request_.startswith(GET):
+        assert client.recv(100)
+    leave(client)
+    wait_until_served()
+    assert bench.get("/livez")[0] == 200
+    assert capfd.readouterr() == ("", "")
+    assert caplog.records == []
+
+
+def test_a_slow_client_holds_up_nobody(bench: Bench, capfd: pytest.CaptureFixture[str]) -> None:
+    bench.registry.register(Page(4_000_000))
+    slow = connect(bench, GET)
+    assert slow.recv(100)
+    began = time.monotonic()
+    assert bench.get("/livez")[0] == 200
+    assert "long_page" in bench.get("/metrics")[1]
+    assert time.monotonic() - began < 4
+    assert requests_under_way(), "the slow one still waits for its client"
+    slow.close()
+    wait_until_served()
+    assert capfd.readouterr().err == ""
+
+
+def test_a_collector_that_raises_is_told_once_and_as_500(
+    bench: Bench, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    page = Page(1)
+    bench.registry.register(page)
+    page.length = 0
+    with caplog.at_level(logging.ERROR, "streaq"):
+        status, body, _ = bench.get("/metrics")
+    assert (status, body) == (500, "It failed; the log says why.\n")
+    assert [record.message for record in caplog.records] == ["/metrics cannot be served"]
+    assert bench.get("/livez")[0] == 200
+    assert capfd.readouterr().err == ""
