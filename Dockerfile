@@ -3,6 +3,8 @@ FROM python:3.13.7-slim-bookworm AS build
 WORKDIR /src
 COPY pyproject.toml README.md ./
 COPY streaq ./streaq
+# `streaq demo` runs it, so it is a part of the wheel.
+COPY examples/orders.py ./examples/
 RUN python -m venv /opt/streaq \
     && /opt/streaq/bin/pip install --no-cache-dir ".[fast,otlp]"
 

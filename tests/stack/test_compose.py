@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from hatchling.builders.wheel import WheelBuilder
 
 from tests.stack.conftest import ROOT
 
@@ -133,6 +135,25 @@ def test_the_image_is_built_in_stages_and_runs_as_nobody_with_a_health_check() -
     final = text.rsplit("FROM ", 1)[1]
     assert re.search(r"^USER 10001", final, re.MULTILINE)
     assert re.search(r"^HEALTHCHECK .*\n.*?/livez", final, re.MULTILINE)
+
+
+def test_the_image_copies_all_that_the_package_is_built_from(tmp_path: Path) -> None:
+    first_stage = _dockerfile().split("FROM ")[1]
+    for line in re.findall(r"^COPY (.+)$", first_stage, re.MULTILINE):
+        *sources, target = line.split()
+        for source in sources:
+            _copy(ROOT / source, tmp_path / target)
+    built = WheelBuilder(str(tmp_path)).build(directory=str(tmp_path), versions=["standard"])
+    assert [Path(path).suffix for path in built] == [".whl"]
+
+
+def _copy(source: Path, target: Path) -> None:
+    """As COPY does it: of a directory its contents, a file into the directory that is named."""
+    target.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        shutil.copytree(source, target, dirs_exist_ok=True)
+    else:
+        shutil.copy(source, target)
 
 
 def test_the_health_check_of_the_image_is_python_that_compiles() -> None:
