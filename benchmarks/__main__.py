@@ -6,9 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 
-from benchmarks import bars, entrants, report, venvs
-from benchmarks.figures import Book, machine
+from benchmarks import bars, entrants, report, standings, venvs
+from benchmarks.figures import RESULTS, Book, machine
 from benchmarks.measures import Setup
 from benchmarks.rounds import Plan, Session, say
 from benchmarks.server import Server, ServerError
@@ -37,10 +38,19 @@ def parser() -> argparse.ArgumentParser:
         "--backlog", default="1000000,100000", help="queued,scheduled of the backlog"
     )
     parse.add_argument(
-        "--patience", type=float, default=150, help="seconds for one slow client step"
+        "--patience",
+        type=float,
+        default=30,
+        help="seconds to enqueue a backlog in, and a quarter of those for waiters",
     )
     parse.add_argument(
         "--bars", action="store_true", help="only the head-to-head with streaq 7.2.0"
+    )
+    parse.add_argument(
+        "--results",
+        type=Path,
+        default=RESULTS,
+        help="file to measure into; README.md and plots are written beside it",
     )
     parse.add_argument("--report", action="store_true", help="only rewrite the tables and plots")
     parse.add_argument("--no-report", action="store_true", help="leave README.md and plots alone")
@@ -63,9 +73,11 @@ def command(args: argparse.Namespace) -> int:
         print("peers:    ", ", ".join(e.name for e in entrants.ENTRANTS))
         print("workloads:", ", ".join(w.name for w in WORKLOADS))
         return 0
-    book = Book.load()
+    standings.load_reasons()  # a mistake in it is told before the hour, not after
+    book = Book.load(args.results)
     if args.report:
         report.write(book)
+        tell(args, book)
         return 0
     who = entrants.chosen(names(args.only))
     rows = picked(names(args.workloads))
@@ -81,8 +93,14 @@ def command(args: argparse.Namespace) -> int:
     measure(args, book, who, rows)
     if not args.no_report:
         report.write(book)
-    print(report.lines_for_terminal(bars.verdicts(book) if args.bars else bars.targets(book)))
+    tell(args, book)
     return 0
+
+
+def tell(args: argparse.Namespace, book: Book) -> None:
+    rows = bars.verdicts(book) if args.bars else bars.targets(book)
+    lacking = standings.unexplained(book, standings.load_reasons())
+    print(report.lines_for_terminal(rows, lacking))
 
 
 def measure(

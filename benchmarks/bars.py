@@ -154,10 +154,3 @@ def _ratio(
 def _samples(book: Book, workload: str, entrant: str, metric: str) -> list[float]:
     cell = book.get(workload, entrant)
     return cell.samples.get(metric, []) if cell else []
-
-
-def table(rows: Sequence[Verdict]) -> str:
-    """The verdicts as a Markdown table."""
-    lines = ["| bar | asked | measured | spread | |", "| --- | --- | --- | --- | --- |"]
-    lines += [f"| {v.title} | {v.bar} | {v.figure} | {v.spread} | {v.word} |" for v in rows]
-    return "\n".join(lines)

@@ -21,7 +21,9 @@ RESULTS = HERE / "results.json"
 
 @dataclass
 class Cell:
-    """All samples of one entrant in one workload; `note` says why there are none."""
+    """All samples of one entrant in one workload. `note` says why there are none, `cap` why they
+    are of less than the row names.
+    """
 
     workload: str
     entrant: str
@@ -30,6 +32,7 @@ class Cell:
     note: str = ""
     at: str = ""
     failed: int = 0
+    cap: str = ""
 
     def is_lost(self) -> bool:
         """Whether there is no use in trying again: no such feature, or it failed twice."""
@@ -74,6 +77,7 @@ class Cell:
             "at": self.at,
             "note": self.note,
             "failed": self.failed,
+            "cap": self.cap,
             "figures": figures,
         }
 
@@ -81,23 +85,24 @@ class Cell:
     def from_json(cls, data: dict[str, Any]) -> Cell:
         samples = {name: list(figure["samples"]) for name, figure in data["figures"].items()}
         known = {k: data[k] for k in ("workload", "entrant", "n", "note", "at", "failed")}
-        return cls(samples=samples, **known)
+        return cls(samples=samples, cap=data.get("cap", ""), **known)
 
 
 class Book:
     """Every cell measured so far, by workload and entrant, with what they were measured on."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: Path = RESULTS) -> None:
+        self.path = path
         self.cells: dict[tuple[str, str], Cell] = {}
         self.about: dict[str, Any] = {}
         self.extra: dict[str, Any] = {}
 
     @classmethod
-    def load(cls) -> Book:
+    def load(cls, path: Path = RESULTS) -> Book:
         """The book as the last run left it; an empty one if there is none."""
-        book = cls()
-        if RESULTS.exists():
-            data = json.loads(RESULTS.read_text())
+        book = cls(path)
+        if path.exists():
+            data = json.loads(path.read_text())
             book.about = data.get("about", {})
             book.extra = data.get("extra", {})
             for row in data.get("cells", []):
@@ -117,16 +122,16 @@ class Book:
         cell = self.get(workload, entrant)
         return cell.median(metric) if cell else None
 
-    def save(self, path: Path = RESULTS) -> None:
+    def save(self) -> None:
         """Write through a temporary file, so that an interrupted run never leaves half of one."""
         data = {
             "about": self.about,
             "extra": self.extra,
             "cells": [cell.to_json() for _, cell in sorted(self.cells.items())],
         }
-        draft = path.with_suffix(".tmp")
+        draft = self.path.with_suffix(".tmp")
         draft.write_text(json.dumps(data, indent=1) + "\n")
-        draft.replace(path)
+        draft.replace(self.path)
 
 
 def machine(server: str) -> dict[str, str]:

@@ -1,95 +1,180 @@
-"""Draws the plots of benchmarks/README.md from results.json; run inside an environment that has
-matplotlib.
+"""Draws the plots: reads what `charts.py` arranged from standard input, writes SVG and PNG into the
+folder named; run inside an environment that has matplotlib.
 """
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from pathlib import Path
 
 import matplotlib as mpl
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from PIL import Image
 
-HERE = Path(__file__).resolve().parent
-OUT = HERE / "plots"
-OURS, FLOOR, PEER = "#c2410c", "#9ca3af", "#1d4ed8"
-
-# file name, title, axis label, workload, metric, logarithmic
-CHARTS = [
-    ("drain", "No-op drain, one worker", "tasks a second", "drain", "rate"),
-    ("drain-two", "No-op drain, two workers", "tasks a second", "drain2", "rate"),
-    ("enqueue-batch", "Enqueue, batch", "tasks a second", "batch", "rate"),
-    (
-        "enqueue-single",
-        "Enqueue, 100 awaited singly at once",
-        "tasks a second",
-        "concurrent",
-        "rate",
-    ),
-    ("latency-start", "Idle: enqueue to start, p50", "milliseconds (log)", "latency", "start_p50"),
-    (
-        "latency-result",
-        "Idle: enqueue to result, p50",
-        "milliseconds (log)",
-        "latency",
-        "result_p50",
-    ),
-    ("lateness", "Lateness of scheduled tasks, p50", "milliseconds (log)", "lateness", "p50"),
-    ("payloads", "100 KiB payload and result", "tasks a second", "echo100k", "rate"),
-]
+COLOURS = {
+    "ours": "#d9480f",
+    "variant": "#f5a97f",
+    "streaq": "#1864ab",
+    "peer": "#8fb3d4",
+    "floor": "#ced4da",
+}
+INK, SOFT, GRID = "#212529", "#6c757d", "#e9ecef"
+ROOMS = ["#d9480f", "#f08c00", "#f5c26b", "#1864ab", "#4dabf7", "#0b7285", "#adb5bd", "#dee2e6"]
+REDIS = {"Redis: scripts": "#5f3dc4", "Redis: everything else": "#b197fc"}
+STYLE = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9,
+    "text.color": INK,
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": SOFT,
+    "xtick.color": SOFT,
+    "ytick.color": INK,
+    "svg.fonttype": "none",  # text stays text: a tenth of the size
+    "svg.hashsalt": "bench",
+}
+WIDTH, ROW, FRAME = 10.0, 0.235, 0.85  # inches: the picture, a bar, and what is around the bars
 
 
 def main() -> None:
-    data = json.loads((HERE / "results.json").read_text())
-    labels = {name: told["label"] for name, told in data["about"].get("setup", {}).items()}
-    OUT.mkdir(exist_ok=True)
-    plt.rcParams.update({"font.size": 10, "svg.hashsalt": "bench", "axes.spines.right": False})
-    for name, title, axis, workload, metric in CHARTS:
-        bars = [
-            (labels.get(cell["entrant"], cell["entrant"]), cell["entrant"], cell["figures"][metric])
-            for cell in data["cells"]
-            if cell["workload"] == workload and metric in cell["figures"]
-        ]
-        if bars:
-            chart(name, title, axis, sorted(bars, key=lambda bar: bar[2]["median"]))
+    out = Path(sys.argv[1])
+    out.mkdir(exist_ok=True)
+    spec = json.load(sys.stdin)
+    plt.rcParams.update(STYLE)
+    drawn = [draw(chart, out) for chart in spec["charts"]]
+    if spec["budget"]:
+        drawn.append(budget(spec["budget"], out))
+    for old in out.iterdir():
+        if old.suffix in {".svg", ".png"} and old.stem not in drawn:
+            old.unlink()
 
 
-def chart(name: str, title: str, axis: str, bars: list[tuple[str, str, dict[str, float]]]) -> None:
-    """One horizontal bar a queue, with its spread, written as SVG and PNG."""
-    logarithmic = "log" in axis
-    if logarithmic:
-        bars.reverse()
-    figure, axes = plt.subplots(figsize=(8, 0.42 * len(bars) + 1.3))
-    middles = [figures["median"] for _, _, figures in bars]
-    errors = [
-        [f["median"] - f["low"] for _, _, f in bars],
-        [f["high"] - f["median"] for _, _, f in bars],
-    ]
-    colours = [colour(entrant) for _, entrant, _ in bars]
-    whiskers = {"lw": 1, "capsize": 2}
-    names = [label for label, _, _ in bars]
-    axes.barh(names, middles, xerr=errors, color=colours, error_kw=whiskers)
-    for row, middle in enumerate(middles):
-        text = f" {middle:,.0f}" if middle >= 100 else f" {middle:.3g}"
-        axes.annotate(text, (max(middle, bars[row][2]["high"]), row), va="center", fontsize=9)
-    if logarithmic:
+def draw(chart: dict, out: Path) -> str:
+    panels = chart["panels"]
+    lines = [panels[start : start + 2] for start in range(0, len(panels), 2)]
+    heights = [ROW * max(len(panel["bars"]) for panel in line) + FRAME for line in lines]
+    figure, grid = plt.subplots(
+        len(lines),
+        2,
+        figsize=(WIDTH, sum(heights)),
+        squeeze=False,
+        gridspec_kw={"height_ratios": heights},
+        layout="constrained",
+    )
+    for axes, panel in zip(grid.flat, panels, strict=False):
+        bars(axes, panel)
+    for axes in list(grid.flat)[len(panels) :]:
+        axes.axis("off")
+    return save(figure, out, chart["name"])
+
+
+def bars(axes: plt.Axes, panel: dict) -> None:
+    """Horizontal bars, the best on top, with the range of the runs and a tick for the mark."""
+    best_first = sorted(
+        panel["bars"], key=lambda bar: bar["value"], reverse=panel["axis"] == "tasks a second"
+    )
+    for row, bar in enumerate(best_first):
+        one_bar(axes, row, bar, ours=bar["kind"] == "ours")
+    axes.set_yticks(range(len(best_first)), [bar["label"] for bar in best_first])
+    for tick, bar in zip(axes.get_yticklabels(), best_first, strict=True):
+        if bar["kind"] == "ours":
+            tick.set_fontweight("bold")
+    axes.set_ylim(len(best_first) - 0.4, -0.6)
+    frame(axes, panel["axis"] + (" (log)" if panel["log"] else ""))
+    axes.set_title(panel["title"], loc="left", fontsize=10, fontweight="bold")
+    widest = max(max(bar["high"], bar["mark"] or 0) for bar in best_first)
+    if panel["log"]:
         axes.set_xscale("log")
-    axes.margins(x=0.15)
-    axes.set_title(title, loc="left")
-    axes.set_xlabel(axis)
-    axes.spines["top"].set_visible(False)
-    figure.tight_layout()
-    figure.savefig(OUT / f"{name}.svg", metadata={"Date": None})
-    figure.savefig(OUT / f"{name}.png", dpi=120)
+        lowest = min(bar["low"] for bar in best_first)
+        decades = widest / lowest
+        axes.set_xlim(lowest / 2, widest * decades**0.22 * 1.6)
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    else:
+        axes.set_xlim(0, widest * 1.2)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    if panel["mark"] and any(bar["mark"] for bar in best_first):
+        axes.plot([], [], "|", color=INK, markersize=8, markeredgewidth=1.4, label=panel["mark"])
+        where = "lower right" if panel["axis"] == "tasks a second" else "upper right"
+        axes.legend(loc=where, frameon=False, fontsize=8, handletextpad=0.2)
+
+
+def one_bar(axes: plt.Axes, row: int, bar: dict, *, ours: bool) -> None:
+    axes.barh(row, bar["value"], height=0.72, color=COLOURS[bar["kind"]], zorder=2)
+    if bar["low"] < bar["high"]:
+        axes.plot([bar["low"], bar["high"]], [row, row], color=INK, lw=0.9, zorder=3)
+    right = bar["high"]
+    if bar["mark"]:
+        axes.plot(bar["mark"], row, "|", color=INK, markersize=8, markeredgewidth=1.4, zorder=4)
+        right = max(right, bar["mark"])
+    value = bar["value"]
+    text = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    axes.annotate(
+        text,
+        (right, row),
+        xytext=(5, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=8,
+        color=INK if ours else SOFT,
+        fontweight="bold" if ours else "normal",
+    )
+
+
+def budget(stacks: list[dict], out: Path) -> str:
+    """The parts of one task's time side by side: what the worker spends, then what Redis does."""
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.5 * len(stacks) + 1.7), layout="constrained")
+    names = list(dict.fromkeys(name for stack in stacks for name, _ in stack["parts"]))
+    names.sort(key=lambda name: name in REDIS)
+    rooms = iter(ROOMS)
+    colours = {name: REDIS.get(name) or next(rooms) for name in names}
+    for row, stack in enumerate(stacks):
+        left, of = 0.0, dict(stack["parts"])
+        for name in names:
+            us = of.get(name, 0.0)
+            axes.barh(row, us, left=left, height=0.62, color=colours[name], edgecolor="white")
+            left += us
+        axes.annotate(
+            f"{left:.1f} us",
+            (left, row),
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="center",
+            fontweight="bold",
+        )
+    axes.set_yticks(range(len(stacks)), [stack["label"] for stack in stacks])
+    axes.set_ylim(len(stacks) - 0.4, -0.6)
+    axes.margins(x=0.1)
+    frame(axes, "microseconds of processor time for one task")
+    handles = [plt.Rectangle((0, 0), 1, 1, color=colours[name]) for name in names]
+    figure.legend(handles, names, loc="outside upper left", ncols=4, frameon=False, fontsize=8)
+    return save(figure, out, "budget")
+
+
+def frame(axes: plt.Axes, label: str) -> None:
+    axes.set_xlabel(label, fontsize=8)
+    axes.tick_params(length=0, labelsize=8.5)
+    axes.grid(axis="x", color=GRID, zorder=0)
+    axes.set_axisbelow(True)
+    for side in ("top", "right", "bottom"):
+        axes.spines[side].set_visible(False)
+
+
+def save(figure: plt.Figure, out: Path, name: str) -> str:
+    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
+    figure.savefig(out / f"{name}.svg", metadata={"Date": None})
+    sharp = io.BytesIO()
+    figure.savefig(sharp, dpi=110)
     plt.close(figure)
-
-
-def colour(entrant: str) -> str:
-    if entrant == "floor":
-        return FLOOR
-    return OURS if entrant.startswith("ours") else PEER
+    with Image.open(sharp) as picture:  # a palette: a third of the size, and looks the same
+        picture.convert("RGB").quantize(64).save(out / f"{name}.png", optimize=True)
+    return name
 
 
 if __name__ == "__main__":

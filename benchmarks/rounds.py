@@ -43,6 +43,8 @@ class Session:
         self.entrants = list(entrants)
         self.cells: dict[tuple[str, str], Cell] = {}
         self.missing: dict[str, dict[str, str]] = {}
+        # What was measured before is the best guess of how much fits into the planned seconds.
+        self.rates = {e.name: book.median("drain", e.name, "rate") or e.rate for e in entrants}
 
     def learn(self) -> None:
         """Ask every adapter which features its queue lacks and which versions are installed.
@@ -100,14 +102,17 @@ class Session:
         began = time.monotonic()
         try:
             metrics = workload.measure(entrant, replace(setup, n=n))
-        except RunError as error:
-            cell.fail(str(error))
-            say(f"{workload.name:11} {entrant.name:15} {error}")
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other cells go on
+            why = str(error) if isinstance(error, RunError) else repr(error)[:200]
+            cell.fail(why)
+            say(f"{workload.name:11} {entrant.name:15} {why}")
             return
-        cell.add(n, metrics)
+        took_s = time.monotonic() - began
+        cell.add(n, {**metrics, "took_s": took_s})
+        cell.cap = metrics.cap
         value = metrics[workload.main]
         shown = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-        took = f"n={n:,} run {number + 1} ({time.monotonic() - began:.0f} s)"
+        took = f"n={n:,} run {number + 1} ({took_s:.1f} s)"
         say(f"{workload.name:11} {entrant.name:15} {shown:>10} {workload.unit:8} {took}")
 
     def _size(self, workload: Workload, entrant: Entrant, cell: Cell) -> int:
@@ -118,7 +123,8 @@ class Session:
             return workload.fixed
         rate = cell.median("rate") or cell.median("rate_empty")
         if rate is None:
-            rate = min(entrant.rate * workload.factor, workload.ceiling)
+            base = self.book.median("drain", entrant.name, "rate") or self.rates[entrant.name]
+            rate = min(base * workload.factor, workload.ceiling)
         return int(max(workload.least, min(workload.most, rate * self.plan.seconds / workload.per)))
 
 

@@ -151,6 +151,8 @@ class Stage:
         for path in sorted(self.dir.glob("*.meter")):
             cells = array("q")
             cells.frombytes(path.read_bytes())
+            if not cells:  # made, but not yet given its size
+                continue
             count += cells[0]
             first = min(first or cells[1], cells[1] or first)
             last = max(last, cells[2])

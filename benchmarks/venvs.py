@@ -8,6 +8,7 @@ import hashlib
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 from benchmarks.entrants import ENVIRONMENTS, OURS, Environment
@@ -46,7 +47,8 @@ def _fingerprint(environment: Environment) -> str:
     digest = hashlib.sha256("\n".join(environment.packages).encode())
     digest.update(sys.version.encode())
     if environment.name == OURS:
-        digest.update((ROOT / "pyproject.toml").read_bytes())
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        digest.update(repr(sorted(project.items())).encode())
     return digest.hexdigest()
 
 

@@ -117,18 +117,19 @@ def test_bar_sizes_are_those_that_the_bars_name() -> None:
 def test_the_report_keeps_what_stands_around_its_markers(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    readme = tmp_path_factory.mktemp("report") / "README.md"
+    folder = tmp_path_factory.mktemp("report")
+    readme = folder / "README.md"
     readme.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
-    monkeypatch.setattr(report, "README", readme)
-    monkeypatch.setattr(report, "draw", lambda _: None)
+    monkeypatch.setattr(report, "draw", lambda _book, _folder: None)
     book = book_of(drain__ours={"rate": [30_000, 32_000]})
+    book.path = folder / "results.json"
     book.cells["drain", UPSTREAM] = Cell("drain", UPSTREAM, note="n/a (asleep)")
     report.write(book)
     text = readme.read_text()
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     assert "old" not in text
-    assert "31,000 tasks/s [30,000–32,000]" in text
+    assert "31,000 <sub>30,000–32,000</sub> | n/a |" in text
     assert "no-op drain, 1 worker, streaq 7.2.0: n/a (asleep)" in text
 
 
