@@ -16,13 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-import click
 import pytest
-import typer
 
 from streaq import Worker
-from streaq.cli.app import app
 from streaq.testing import sandbox
+from tests.commandline import problem_with
 from tests.docpages import PAGES, ROOT, Block, Page, commands, name_of, read
 from tests.support import running
 
@@ -180,10 +178,16 @@ def test_the_commands_of_a_page_exist(path: Path) -> None:
             assert problem is None, f"{name_of(path)}:{line}: {command}: {problem}"
 
 
+@pytest.mark.parametrize("command", ["streaq nope", "streaq run", "streaq run a:b --nope",
+                                     "streaq task shw", "make nope", "nope"])  # fmt: skip
+def test_the_check_of_commands_finds_what_is_wrong(command: str) -> None:
+    assert _problem_with(shlex.split(command))
+
+
 def _problem_with(words: list[str]) -> str | None:
     tool, *args = words or [""]
     if tool == "streaq":
-        return _problem_with_streaq(args)
+        return problem_with(args)
     if tool == "make":
         return _problem_with_make(args)
     if tool in ("pip", "uv"):
@@ -194,28 +198,6 @@ def _problem_with(words: list[str]) -> str | None:
 
 
 OTHERS = {"git", "cd", "curl", "docker", "uvicorn", "kubectl", "redis-cli", "promtool", "amtool"}
-
-
-def _problem_with_streaq(args: list[str]) -> str | None:
-    """Parse it as the real command would, short of running it."""
-    command: Any = typer.main.get_command(app)
-    context = click.Context(command, info_name="streaq")
-    try:
-        while isinstance(command, click.Group):
-            context = command.make_context("streaq", list(args), parent=context)
-            rest = [*context._protected_args, *context.args]
-            if not rest:
-                return None
-            found = command.get_command(context, rest[0])
-            if found is None:
-                return f"there is no command {rest[0]!r}"
-            command, args = found, rest[1:]
-        command.make_context("streaq", list(args), parent=context)
-    except click.exceptions.Exit:
-        return None
-    except click.ClickException as e:
-        return e.format_message()
-    return None
 
 
 def _problem_with_make(args: list[str]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import shutil
@@ -14,6 +15,7 @@ import pytest
 import yaml
 from hatchling.builders.wheel import WheelBuilder
 
+from tests.commandline import problem_with
 from tests.stack.conftest import ROOT
 
 COMPOSE = ROOT / "docker-compose.yml"
@@ -121,6 +123,18 @@ def test_two_workers_run_and_prometheus_finds_both_and_the_producer(
         assert (found["names"], found["type"]) == ([name], "A")
         assert str(found["port"]) in compose[name]["expose"]
         assert f"--metrics-port={found['port']}" in compose[name]["command"]
+
+
+def test_the_commands_are_ones_that_streaq_and_the_load_generator_know(
+    compose: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert problem_with(compose["worker"]["command"]) is None
+    entrypoint, script = compose["producer"]["entrypoint"]
+    assert entrypoint == "python"
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    monkeypatch.setattr("sys.argv", [script, *compose["producer"]["command"]])
+    chosen = importlib.import_module(Path(script).stem).options()
+    assert (chosen.metrics_host, chosen.metrics_port) == ("0.0.0.0", 9100)
 
 
 def test_exemplars_are_kept(compose: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from streaq.telemetry.names import QUEUE_OLDEST_DUE
+from tests.commandline import problem_with
 from tests.stack.conftest import ROOT
 from tests.stack.expressions import parse, uses
 from tests.stack.test_grafana import TSC, web
@@ -68,6 +69,12 @@ def test_the_check_of_custom_kinds_finds_what_is_wrong(web: None) -> None:
     del broken["spec"]["scaleTargetRef"]
     with pytest.raises(RuntimeError, match="scaleTargetRef"):
         web_tools.run(["node", "kubernetes.mjs"], json.dumps([broken]))
+
+
+@pytest.mark.parametrize("name", ["streaq-worker", "streaq-exporter"])
+def test_the_arguments_are_ones_that_streaq_knows(name: str) -> None:
+    (container,) = ALL[f"Deployment/{name}"]["spec"]["template"]["spec"]["containers"]
+    assert problem_with(container["args"]) is None
 
 
 def test_probes_ask_what_the_worker_serves() -> None:
