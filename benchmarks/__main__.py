@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -22,9 +23,9 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument("--only", default="", help="peers to compare with, by comma: streaq,taskiq")
     parse.add_argument("--workloads", default="", help="rows to measure, by comma: drain,latency")
     parse.add_argument(
-        "--runs", type=int, default=5, help="rounds; long rows run in the first only"
+        "--runs", type=int, default=3, help="rounds; long rows run in the first only"
     )
-    parse.add_argument("--seconds", type=float, default=4, help="how long a drain should take")
+    parse.add_argument("--seconds", type=float, default=2.5, help="how long a drain should take")
     parse.add_argument(
         "--budget-minutes", type=float, default=0, help="stop after this; 0: no limit"
     )
@@ -61,6 +62,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parser().parse_args(arguments)
+    # So that a session that is told to end stops its workers and servers on its way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         return command(args)
     except (ValueError, venvs.SetupError, ServerError, RunError) as error:

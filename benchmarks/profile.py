@@ -13,10 +13,12 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 from benchmarks import entrants, venvs
 from benchmarks.entrants import Entrant
-from benchmarks.figures import Book
+from benchmarks.figures import RESULTS, Book
+from benchmarks.rounds import otlp_sink
 from benchmarks.stage import Stage
 
 # Walking outwards from the innermost frame, the first that matches names the room.
@@ -52,9 +54,9 @@ class Budget:
     calls: dict[str, float] = field(default_factory=dict[str, float])
 
 
-def measure(entrant: Entrant, n: int, concurrency: int = 32) -> Budget:
+def measure(entrant: Entrant, n: int, otlp_url: str = "") -> Budget:
     """Drain n no-ops undisturbed, then n more under the sampler, and split the time by room."""
-    with Stage(entrant, concurrency=concurrency) as stage:
+    with Stage(entrant, otlp_url=otlp_url) as stage:
         stage.client("enqueue", "--n", n)
         before, calls = stage.server.counters(), stage.server.calls()
         stage.start_workers()
@@ -68,13 +70,13 @@ def measure(entrant: Entrant, n: int, concurrency: int = 32) -> Budget:
     budget.script_us = spent.script_us / n
     budget.calls = {name: (count - calls.get(name, 0)) / n for name, count in sorted(after.items())}
     budget.calls = {name: share for name, share in budget.calls.items() if share > 0.001}
-    shares = rooms(sample(entrant, n, concurrency))
+    shares = rooms(sample(entrant, n, otlp_url))
     budget.rooms = {room: share * worker_us for room, share in shares.items()}
     return budget
 
 
-def sample(entrant: Entrant, n: int, concurrency: int) -> dict[str, int]:
-    with Stage(entrant, concurrency=concurrency, sample=True) as stage:
+def sample(entrant: Entrant, n: int, otlp_url: str = "") -> dict[str, int]:
+    with Stage(entrant, sample=True, otlp_url=otlp_url) as stage:
         stage.client("enqueue", "--n", n)
         stage.start_workers()
         stage.wait_count(n)
@@ -119,7 +121,7 @@ def table(budgets: Sequence[Budget]) -> str:
     lines += [
         row(f"worker: {room}", [b.rooms.get(room, 0) for b in budgets])
         for room in shown
-        if any(room in b.rooms for b in budgets)
+        if room != OTHER or any(room in b.rooms for b in budgets)
     ]
     lines.append(row("**worker, processor time**", [b.worker_us for b in budgets]))
     lines.append(row("Redis: scripts", [b.script_us for b in budgets]))
@@ -137,27 +139,35 @@ def row(title: str, values: Sequence[float]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     parse = argparse.ArgumentParser(prog="python -m benchmarks.profile", description=__doc__)
     parse.add_argument("--only", default="ours,floor", help="entrants, by comma")
-    parse.add_argument("--n", type=int, default=60_000, help="tasks in a drain")
+    parse.add_argument("--n", type=int, default=100_000, help="tasks in a drain")
     parse.add_argument("--hot", action="store_true", help="also list the hottest functions")
-    parse.add_argument("--save", action="store_true", help="keep the budget in results.json")
+    parse.add_argument("--save", action="store_true", help="keep the budget, for the report")
+    parse.add_argument("--results", type=Path, default=RESULTS, help="the file to keep it in")
     args = parse.parse_args(arguments)
-    budgets: list[Budget] = []
-    for name in args.only.split(","):
-        entrant = entrants.BY_NAME[name]
-        venvs.ensure(entrant.environment)
-        if args.hot:
-            for share, frame in hottest(sample(entrant, args.n, 32)):
-                print(f"{share:6.1%}  {frame}", file=sys.stderr)
-        budgets.append(measure(entrant, args.n))
+    try:
+        who = [entrants.BY_NAME[name] for name in args.only.split(",")]
+    except KeyError as unknown:
+        parse.error(f"unknown entrant {unknown}; known: {', '.join(entrants.BY_NAME)}")
+    with otlp_sink(wanted=any(entrant.traced for entrant in who)) as url:
+        budgets = [one(entrant, args.n, url, hot=args.hot) for entrant in who]
     print(table(budgets))
     for budget in budgets:
         shown = ", ".join(f"{name} {share:.3g}" for name, share in budget.calls.items())
         print(f"{budget.entrant}: Redis calls a task (those made by scripts count too): {shown}")
     if args.save:
-        book = Book.load()
+        book = Book.load(args.results)
         book.extra["budget"] = [asdict(budget) for budget in budgets]
         book.save()
+        print("kept; `python -m benchmarks --report` puts it on the page", file=sys.stderr)
     return 0
+
+
+def one(entrant: Entrant, n: int, otlp_url: str, *, hot: bool) -> Budget:
+    venvs.ensure(entrant.environment)
+    if hot:
+        for share, frame in hottest(sample(entrant, n, otlp_url)):
+            print(f"{share:6.1%}  {frame}", file=sys.stderr)
+    return measure(entrant, n, otlp_url)
 
 
 if __name__ == "__main__":

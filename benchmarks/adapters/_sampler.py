@@ -39,7 +39,7 @@ class Sampler:
         key = ";".join(stack)
         self.seen[key] = self.seen.get(key, 0) + 1
         self.total += 1
-        if self.total % 10 == 0:
+        if self.total % 10 == 0 or self.total < 50:  # a short run has few
             draft = common.DIR / f"{os.getpid()}.draft"
             draft.write_text(json.dumps(self.seen))
             draft.replace(common.DIR / f"{os.getpid()}.stacks")
