@@ -18,12 +18,11 @@ from typing import Any, Self
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
-import anyio
 import yaml
 
-from streaq import TaskStatus, Worker
 from tests.servers import Server, free_port
 from tests.stack.conftest import ROOT, need
+from tests.stack.holds import Holds
 from tools.dashboards.ask import Prometheus, Window
 
 BIN = Path(sys.executable).parent
@@ -89,20 +88,21 @@ class Program:
         self._process = None
 
     @property
-    def child(self) -> int:
-        """The process that `streaq run` looks after."""
+    def children(self) -> list[int]:
+        """The processes that `streaq run` looks after."""
         assert self._process is not None
         pid = self._process.pid
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
-        assert len(children) == 1, f"{self.name} has {len(children)} children"
-        return int(children[0])
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
+        return [int(child) for child in children.split()]
 
 
 class Plant:
     """Everything that runs; started and stopped as a context manager.
 
-    ``worker`` is what `streaq run` is given, ``producer`` the Python arguments of the process that
-    enqueues; it serves its metrics on the port that it gets as its last argument.
+    :param worker: what `streaq run` is given.
+    :param producer: the Python arguments of the process that enqueues; it serves its metrics on
+        the port that it gets as its last argument.
+    :param queue: the worker's.
     """
 
     def __init__(
@@ -110,9 +110,11 @@ class Plant:
         directory: Path,
         worker: str = "tests.stack.shop:worker",
         producer: tuple[str, ...] = ("-m", "tests.stack.shop"),
+        queue: str = "shop",
     ) -> None:
         self.directory = directory
         self.redis = Server("redis-7", aof=True)
+        self._holds = Holds(self.redis.url, queue)
         self._variables = {"REDIS_URL": self.redis.url, "PYTHONPATH": str(ROOT / "examples")}
         ports = [free_port() for _ in range(6)]
         self.workers = [self._streaq(f"worker-{i + 1}", "run", worker, ports[i]) for i in range(2)]
@@ -185,26 +187,39 @@ class Plant:
         series = self.prometheus.instant(expression, time.time())
         return sum(float(found["value"][1]) for found in series)
 
-    def keep_both_busy(self) -> None:
-        """Return when each worker runs tasks that will last for longer than a lease, so that a
-        fault now is a fault in the middle of something.
+    def kill_a_worker(self, *of: str) -> None:
+        """`kill -9` a process in the middle of a task of each of these functions, or of any when
+        none is named; its parent starts another.
         """
-        anyio.run(_occupy, self.redis.url)
+        pid = self._process_of(self.workers[0])
+        self._holds.stop_in_the_middle(pid, of)
+        os.kill(pid, signal.SIGKILL)
 
-    def kill_a_worker(self) -> None:
-        """`kill -9` the process that runs tasks; its parent starts another."""
-        self.keep_both_busy()
-        os.kill(self.workers[0].child, signal.SIGKILL)
-
-    def pause_a_worker(self, until_gone: Callable[[], object]) -> None:
-        """Stop a worker in its tracks until the others have taken its tasks, then let it go on."""
-        self.keep_both_busy()
-        pid = self.workers[1].child
-        os.kill(pid, signal.SIGSTOP)
+    def pause_a_worker(self, *of: str) -> None:
+        """Stop a process in the middle of a task of each of these functions until the other runs
+        them, then let it go on: all that it does with them is too late.
+        """
+        pid = self._process_of(self.workers[1])
+        held = self._holds.stop_in_the_middle(pid, of)
         try:
-            until("its tasks are taken over", until_gone)
+            until("its tasks are taken over", lambda: self._holds.are_elsewhere(held))
         finally:
             os.kill(pid, signal.SIGCONT)
+
+    def replace_a_worker(self, *of: str) -> None:
+        """Tell a process to end in the middle of a task of each of these functions. Its parent
+        stays, and starts another: what the process counted last is still scraped.
+        """
+        pid = self._process_of(self.workers[0])
+        self._holds.stop_in_the_middle(pid, of)
+        os.kill(pid, signal.SIGTERM)
+        os.kill(pid, signal.SIGCONT)
+
+    def take_redis_away(self, until_missed: Callable[[], object]) -> None:
+        """Kill Redis, and start it again on the same data when enough has failed."""
+        self.redis.kill()
+        until("calls to Redis fail", until_missed)
+        self.redis.start()
 
     def send_the_workers_away(
         self, until_missed: Callable[[], object], within_s: float = 60.0
@@ -229,6 +244,12 @@ class Plant:
             **self._variables,
         )
 
+    @staticmethod
+    def _process_of(program: Program) -> int:
+        """The process that runs tasks; there is none for a moment when the last one has died."""
+        until(f"{program.name} has a process", lambda: len(program.children) == 1)
+        return program.children[0]
+
     def _all_up(self) -> bool:
         wanted = sum(len(addresses) for addresses in self.targets.values())
         try:
@@ -246,20 +267,3 @@ def answers(url: str) -> bool:
         return False
     except (URLError, OSError):
         return False
-
-
-SLOTS_EACH = 8
-"""As ``shop.worker`` has it."""
-
-
-async def _occupy(url: str) -> None:
-    async with Worker(url, queue_name="shop", telemetry=False) as client:
-        calls = [client.enqueue_unsafe("slow", 6) for _ in range(SLOTS_EACH * 2)]
-        await client.enqueue_many([call.start(priority="high") for call in calls])
-        with anyio.fail_after(30):
-            while True:
-                states = [await call.status() for call in calls]
-                # More than fit into one worker.
-                if states.count(TaskStatus.RUNNING) > SLOTS_EACH:
-                    return
-                await anyio.sleep(0.05)

@@ -6,6 +6,7 @@ its metrics on PORT, until it is told to stop.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -13,8 +14,9 @@ import time
 import anyio
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
+from redis.exceptions import RedisError
 
-from streaq import StreaqRetry, Worker
+from streaq import StreaqError, StreaqRetry, Worker
 from streaq.telemetry.serve import serve_worker
 
 # Every span is sampled, and sent nowhere: exemplars need no more than that.
@@ -29,6 +31,14 @@ worker = Worker(
 )
 
 
+stranger = Worker(
+    redis_url=os.environ["REDIS_URL"],
+    queue_name="shop",
+    serializer=lambda _: b"not a pickle",
+    telemetry=False,
+)
+
+
 @worker.task
 async def quick(number: int = 0) -> int:
     return number
@@ -38,6 +48,21 @@ async def quick(number: int = 0) -> int:
 async def slow(seconds: float) -> float:
     await anyio.sleep(seconds)
     return seconds
+
+
+@worker.task(max_tries=5)
+async def patient() -> None:
+    await anyio.sleep(6)
+
+
+@worker.task(max_tries=1)
+async def once(seconds: float) -> None:
+    await anyio.sleep(seconds)
+
+
+@worker.task
+async def endless() -> None:
+    await anyio.sleep(60)
 
 
 @worker.task
@@ -72,8 +97,14 @@ async def perishable() -> None:
     pass
 
 
-@worker.cron("* * * * * *")
+# Rare enough that none is missed on a slow machine while a worker is alive.
+@worker.cron("*/5 * * * * *")
 async def tick() -> None:
+    pass
+
+
+@worker.cron("*/5 * * * * *", max_schedule_drift=0)
+async def punctual() -> None:
     pass
 
 
@@ -91,19 +122,31 @@ async def serve_customers(number: int) -> None:
     await lonely.enqueue()
     await lonely.enqueue()
     await worker.enqueue_unsafe("nobody")
+    await stranger.enqueue_unsafe("quick")
+    # Always some that a fault can hit in their middle, and that a shutdown cannot wait for.
+    await patient.enqueue().start(priority="high")
+    await once.enqueue(1.5).start(priority="high")
     # More than there are slots, so that some wait and the last, which will not keep, expires.
     await worker.enqueue_many([slow.enqueue(0.3).start(priority="low") for _ in range(24)])
     await perishable.enqueue().start(priority="low")
-    doomed = await slow.enqueue(60).start(priority="high")
+    doomed = await endless.enqueue().start(priority="high")
     await anyio.sleep(0.2)
     await doomed.abort()
 
 
+async def open_shop(number: int) -> None:
+    """Serve customers; those who come while Redis is away go home."""
+    try:
+        await serve_customers(number)
+    except (StreaqError, RedisError, OSError) as e:
+        print(json.dumps({"event": "customer.left", "error": type(e).__name__}), flush=True)
+
+
 async def produce() -> None:
-    async with worker:
+    async with worker, stranger:
         for number in range(10_000):
             async with anyio.create_task_group() as group:
-                group.start_soon(serve_customers, number)
+                group.start_soon(open_shop, number)
                 group.start_soon(anyio.sleep, 2)
 
 

@@ -9,34 +9,50 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.stack.plant import Plant, eventually
-from tools.dashboards.ask import Window
-from tools.dashboards.pictures import IMAGES, draw_all
+from tools.dashboards.__main__ import DASHBOARDS
+from tools.dashboards.pictures import IMAGES, bundle, draw, draw_all
 
 PRODUCER = ("examples/load.py", "--metrics-port")
 OUTAGE_S = 60.0
+LATE = "queue-late.png"
+"""The front page at the end of the outage, above the fold."""
 
 
 def main(arguments: list[str]) -> None:
-    """Run, send the workers away in the middle, kill one later, and draw what was seen."""
+    """Run, kill a worker, send all of them away for a while, and draw what was seen."""
     minutes = float(arguments[0]) if arguments else 20.0
     images = Path(arguments[1]) if len(arguments) > 1 else IMAGES
     pause = threading.Event()
+    bundle()
     with (
         tempfile.TemporaryDirectory() as directory,
-        Plant(Path(directory), "orders:worker", PRODUCER) as plant,
+        Plant(Path(directory), "orders:worker", PRODUCER, "orders") as plant,
     ):
-        pause.wait(minutes * 60 * 0.4)
-        back = time.monotonic() + OUTAGE_S
-        plant.send_the_workers_away(lambda: time.monotonic() > back, OUTAGE_S + 5)
-        pause.wait(minutes * 60 * 0.2)
+        pause.wait(minutes * 60 * 0.15)
         plant.kill_a_worker()
+        eventually(lambda: plant.window().range_s > minutes * 60 * 0.45, minutes * 60)
+        plant.send_the_workers_away(_outage(plant, images / LATE), OUTAGE_S * 2)
         eventually(lambda: plant.window().range_s > minutes * 60, minutes * 60)
-        window = Window(plant.started, time.time())
-        for picture in draw_all(plant.prometheus, window, images):
+        for picture in (images / LATE, *draw_all(plant.prometheus, plant.window(), images)):
             print(picture)
+
+
+def _outage(plant: Plant, picture: Path) -> Callable[[], bool]:
+    """Whether the outage has lasted long enough; its picture is drawn then."""
+    end = time.monotonic() + OUTAGE_S
+
+    def over() -> bool:
+        if time.monotonic() < end:
+            return False
+        front_page = DASHBOARDS["queue-latency.json"]()
+        draw(front_page, plant.prometheus, plant.window(), picture, fold=True)
+        return True
+
+    return over
 
 
 if __name__ == "__main__":

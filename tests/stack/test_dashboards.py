@@ -58,6 +58,13 @@ def test_the_committed_files_are_what_the_generator_makes() -> None:
     assert committed == render(), "run `make dashboards` and commit what it writes"
 
 
+def test_people_find_them_at_the_top_of_the_repository() -> None:
+    found = {
+        path.name: path.read_text(encoding="utf-8") for path in (ROOT / "dashboards").glob("*.json")
+    }
+    assert found == render()
+
+
 def test_they_come_out_of_the_package_as_they_are(tmp_path: Path) -> None:
     written = export(tmp_path / "made" / "for it")
     assert [path.name for path in written] == names() == sorted(DASHBOARDS)

@@ -36,6 +36,11 @@ EMPTY_WHEN_WELL = {
 """Panels with nothing (or only zeros) to show when all is well, and the fault that fills them."""
 
 
+RETURNED = f'{names.TASK_DURATION.name}_count{{{names.STATUS}="returned"}}'
+AWAY_S = 12.0
+"""At least two firings of the shop's schedule: the last is made up for, the one before missed."""
+
+
 class Ask(NamedTuple):
     """One query of one panel."""
 
@@ -90,50 +95,50 @@ def plant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
 @pytest.fixture(scope="module")
 def well(plant: Plant) -> Shift:
     """After a while of work without a fault, when there is nothing left to wait for."""
-    answers: dict[str, list[float]] = {}
-
-    def complete() -> bool:
-        answers.update(ask_everything(plant))
-        missing = [
-            ask.name
-            for ask in ASKS
-            if not answers[ask.name] and ask.panel["title"] not in EMPTY_WHEN_WELL
-        ]
-        # Long enough for a rate over the widest window, and for each minute's bar.
-        return not missing and plant.window().range_s > 75
-
-    eventually(complete, 120)  # if not, the tests below say which do not
-    return Shift(plant, dict(answers))
+    # Long enough for a rate over the widest window, and for each minute's bar.
+    eventually(lambda: plant.window().range_s > 75, 90)
+    return Shift(plant, ask_until(plant, {ask.panel["title"] for ask in ASKS} - {*EMPTY_WHEN_WELL}))
 
 
 @pytest.fixture(scope="module")
 def troubled(well: Shift) -> Shift:
     """After one fault of each kind, each given the time to be drawn: a bar is a minute wide."""
     plant = well.plant
-    reclaimed, fenced = f"sum({names.TASKS_RECLAIMED.name})", f"sum({names.TASKS_FENCED.name})"
-    before = plant.value(reclaimed)
-    plant.kill_a_worker()
-    until("a killed worker's tasks are reclaimed", lambda: plant.value(reclaimed) > before)
-    killed, settled = plant.value(reclaimed), plant.value(fenced)
-    plant.pause_a_worker(lambda: plant.value(reclaimed) > killed)
-    until("the paused worker's settles are fenced", lambda: plant.value(fenced) > settled)
-    plant.redis.restart(kill=True)
-    until("calls to Redis failed", lambda: plant.value(f"sum({names.REDIS_ERRORS.name})") > 0)
-    eventually(lambda: _shown(plant, set(EMPTY_WHEN_WELL) - {MISSED}), 90)
-    gone = time.monotonic()
-    plant.send_the_workers_away(lambda: time.monotonic() > gone + 5)
-    eventually(lambda: _shown(plant, {MISSED}), 90)
-    # What was not shown in time, the tests below say.
-    return Shift(plant, ask_everything(plant))
-
-
-def _shown(plant: Plant, titles: set[str]) -> bool:
-    window = plant.window()
-    return all(
-        any(numbers(plant.prometheus.target(ask.panel, ask.target, window)))
-        for ask in ASKS
-        if ask.panel["title"] in titles
+    reclaimed, fenced, errors = (
+        f"sum({metric.name})"
+        for metric in (names.TASKS_RECLAIMED, names.TASKS_FENCED, names.REDIS_ERRORS)
     )
+    before = plant.value(reclaimed)
+    plant.kill_a_worker("patient", "once")
+    until("a killed worker's tasks are reclaimed", lambda: plant.value(reclaimed) > before)
+    before = plant.value(fenced)
+    plant.pause_a_worker("patient")
+    until("the paused worker's settles are fenced", lambda: plant.value(fenced) > before)
+    plant.replace_a_worker("patient")
+    until("what it runs is handed back", lambda: plant.value(f"sum({RETURNED})") > 0)
+    plant.take_redis_away(lambda: plant.value(errors) > 0)
+    ask_until(plant, {*EMPTY_WHEN_WELL} - {MISSED})
+    gone = time.monotonic()
+    plant.send_the_workers_away(lambda: time.monotonic() > gone + AWAY_S)
+    return Shift(plant, ask_until(plant, {ask.panel["title"] for ask in ASKS}))
+
+
+def ask_until(plant: Plant, shown: set[str], within_s: float = 120.0) -> dict[str, list[float]]:
+    """Every answer, once the panels of these titles have one (but zeros, of those that may be
+    empty). When they are not complete in time, the tests below say which is missing.
+    """
+    answers: dict[str, list[float]] = {}
+
+    def complete() -> bool:
+        answers.update(ask_everything(plant))
+        return all(
+            any(answers[ask.name]) if ask.panel["title"] in EMPTY_WHEN_WELL else answers[ask.name]
+            for ask in ASKS
+            if ask.panel["title"] in shown
+        )
+
+    eventually(complete, within_s)
+    return answers
 
 
 @each_ask
@@ -159,6 +164,23 @@ def test_every_metric_is_scraped(metric: names.Metric, troubled: Shift) -> None:
             extra = {"le"} if series.endswith("_bucket") else set()
             own = set(one["metric"]) - {"__name__", "job", "instance"}
             assert own <= {*metric.labels, *extra}
+
+
+OUTCOMES = {
+    names.TASKS_ENQUEUED.name: (names.KIND, names.KINDS),
+    names.TASKS_FINISHED.name: (names.STATUS, names.OUTCOMES),
+    f"{names.TASK_DURATION.name}_count": (names.STATUS, names.ATTEMPT_STATUSES),
+    names.TASKS_RETRIED.name: (names.REASON, names.RETRY_REASONS),
+    names.TASKS_REFUSED.name: (names.REASON, names.REFUSALS),
+}
+
+
+@pytest.mark.parametrize("series", list(OUTCOMES))
+def test_the_workload_comes_to_every_outcome(series: str, troubled: Shift) -> None:
+    label, values = OUTCOMES[series]
+    query = f"count by ({label}) (last_over_time({series}[10m]) > 0)"
+    found = troubled.plant.prometheus.instant(query, time.time())
+    assert {one["metric"][label] for one in found} == set(values)
 
 
 @pytest.mark.parametrize("name", list(DASHBOARDS))

@@ -48,8 +48,11 @@ def answers(dashboard: Json, prometheus: Prometheus, window: Window) -> dict[str
     }
 
 
-def draw(dashboard: Json, prometheus: Prometheus, window: Window, picture: Path) -> None:
-    """Write ``dashboard`` as it looks over ``window`` to the PNG file ``picture``.
+def draw(
+    dashboard: Json, prometheus: Prometheus, window: Window, picture: Path, *, fold: bool = False
+) -> None:
+    """Write ``dashboard`` as it looks over ``window`` to the PNG file ``picture``: all of it, or
+    only what is above the fold.
 
     Raises:
         RuntimeError: a component failed, with what the browser said.
@@ -73,8 +76,14 @@ def draw(dashboard: Json, prometheus: Prometheus, window: Window, picture: Path)
         f"<div id=root></div><script>window.job = {data}</script><script src=main.js></script>",
         encoding="utf-8",
     )
-    rows = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in dashboard["panels"])
-    _screenshot(page, picture, rows * ROW + HEADER)
+    _screenshot(page, picture, _rows(dashboard, fold=fold) * ROW + HEADER)
+
+
+def _rows(dashboard: Json, *, fold: bool) -> int:
+    """The height of the dashboard, or of its part above the first heading, in Grafana's rows."""
+    if fold:
+        return min(p["gridPos"]["y"] for p in dashboard["panels"] if p["type"] == "row")
+    return max(p["gridPos"]["y"] + p["gridPos"]["h"] for p in dashboard["panels"])
 
 
 def bundle() -> None:

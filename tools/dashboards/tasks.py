@@ -86,7 +86,7 @@ def _table() -> Panel:
             ),
         ],
         sort="Starts/s",
-        height=11,
+        height=12,
         links={
             TASK: [traces_of(queue="${__data.fields.queue}", task="${__data.fields.task}")],
         },
