@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import json
 import random
-import resource
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -204,8 +203,7 @@ async def command_waiters(peer: AsyncPeer, args: argparse.Namespace) -> dict:
     done = time.perf_counter()
     if len([r for r in results if r is not None]) != args.n:
         raise RuntimeError(f"only {len(results)} of {args.n} results came back")
-    peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"seconds": done - started, "wait_s": done - enqueued, "rss_mb": peak_kb / 1024}
+    return {"seconds": done - started, "wait_s": done - enqueued, "rss_mb": common.peak_mb()}
 
 
 COMMANDS = {
