@@ -65,8 +65,10 @@ class Server:
         command = [binary(), "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
         command += ["--appendonly", "no", "--dir", str(self.dir), "--loglevel", "warning"]
         command += ["--maxclients", str(MAX_CLIENTS), "--daemonize", "no"]
-        log = (self.dir / "log").open("wb")
-        self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        with (self.dir / "log").open("wb") as log:
+            self._process = subprocess.Popen(
+                command, stdout=log, stderr=log, start_new_session=True
+            )
         self._redis: Any = Redis(port=self.port, decode_responses=True)
         self._wait()
 
