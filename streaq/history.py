@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from streaq.broker.keys import worker_of
 from streaq.wire import Record, error_without_value
 
 if TYPE_CHECKING:
@@ -75,7 +76,13 @@ def history_of_live(seen: Seen) -> TaskHistory:
     if seen.state == "running":
         attempts.append(
             PastAttempt(
-                seen.number("try"), seen.text("who"), seen.number("began"), None, "running", "", ""
+                seen.number("try"),
+                worker_of(seen.text("who")),
+                seen.number("began"),
+                None,
+                "running",
+                "",
+                "",
             )
         )
     return TaskHistory(

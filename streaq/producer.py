@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime, timedelta, tzinfo
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import anyio
 
@@ -69,6 +69,7 @@ def _delay_ms(name: str, delay: timedelta | float) -> int:
         raise StreaqError(f"Task {name}: delay is seconds or a timedelta, not {delay!r}.") from None
 
 
+_Units: TypeAlias = Sequence[Sequence[Envelope]]
 _NOT_DEFAULT: dict[str, str] = {kind: kind for kind in ("delayed", "cron", "dependent")}
 
 
@@ -119,7 +120,7 @@ class Producer:
                 [await self._seal(link, headers.get(link.id, "")) for link in chain]
                 for chain in chains
             ]
-            published = await self._send(units)
+            published = await self._write(links, units)
         for link in links:
             link.enqueued = True
         if self._hooks.on_enqueued:
@@ -198,12 +199,23 @@ class Producer:
             return str(first)
         return ""
 
-    async def _send(self, units: Sequence[Sequence[Envelope]]) -> Published:
+    async def _write(self, links: list[Task[Any, Any]], units: _Units) -> Published:
+        if any(link.enqueued or link.doubtful for link in links):
+            units = _again(units)
+        try:
+            return await self._send(units)
+        except BaseException:
+            for link in links:
+                link.doubtful = True
+            raise
+
+    async def _send(self, units: _Units) -> Published:
         try:
             return await self._broker.publish(units)
         except (RedisError, OSError) as e:
             error: Exception = e
         backoff = Backoff()
+        units = _again(units)
         for _ in range(SEND_TRIES - 1):
             if not is_connection_lost(error):
                 break
@@ -216,6 +228,11 @@ class Producer:
             f"Could not enqueue at {self._broker.connector.safe_url}: {error}. "
             f"Awaiting the same task again is safe."
         ) from error
+
+
+def _again(units: _Units) -> _Units:
+    """The same, saying that it may have been written before."""
+    return [[envelope._replace(again="1") for envelope in unit] for unit in units]
 
 
 def _sent_again(published: Published) -> Published:

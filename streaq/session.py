@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from anyio.abc import TaskStatus
 
+from streaq.broker.keys import new_consumer
 from streaq.broker.link import Broker
 from streaq.broker.portal import current_backend
 from streaq.engine.catalog import Catalog
@@ -211,6 +212,7 @@ class Session:
         return Settings(
             queue=worker.queue_name,
             worker_id=worker.id,
+            consumer=new_consumer(worker.id),
             priorities=tuple(worker.priorities),
             default_priority=worker.default_priority,
             concurrency=worker.concurrency,

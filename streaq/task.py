@@ -149,6 +149,8 @@ class Task(Generic[P, R]):
     """Runs only if ``previous`` fails, with the same arguments."""
     enqueued: bool = False
     """Whether it was enqueued by this object."""
+    doubtful: bool = False
+    """Whether enqueueing it failed, perhaps after it was written."""
 
     def start(
         self,

@@ -42,6 +42,8 @@ class Envelope(NamedTuple):
     crontab: str = ""
     tz: str = ""
     dependencies: tuple[tuple[str, Mode], ...] = ()
+    again: str = ""
+    """``1`` when it may have been published before, by a call whose answer was lost."""
 
     def flat(self) -> tuple[str, str, str, bytes, str]:
         """The script's arguments for this task: what is not the default goes as JSON."""
@@ -52,7 +54,7 @@ class Envelope(NamedTuple):
         return (*self[:4], more)
 
 
-_MORE = ("head", "due", "till", "keep", "kind", "needs", "tab", "tz", "deps")
+_MORE = ("head", "due", "till", "keep", "kind", "needs", "tab", "tz", "deps", "again")
 
 
 class Record(NamedTuple):
@@ -117,17 +119,20 @@ def parse_record(raw: bytes) -> Record:
         raise StreaqError("This result was not written by a streaq this version can read.")
     head = [part.decode("utf-8", "replace") for part in parts[1:RECORD_LINES]]
     status, reason, fn, task_id, made, queued, began, ended, tries, who, pri, due, trace = head[:13]
-    return Record(
-        status, reason, fn, task_id, int(made or 0), int(queued or 0), int(began or 0),
-        int(ended or 0), int(tries or 0), who, pri, int(float(due or 0)), trace, head[13],
-        json.loads(f"[{head[14]}]"), parts[-1],
-    )  # fmt: skip
+    try:
+        return Record(
+            status, reason, fn, task_id, int(made or 0), int(queued or 0), int(began or 0),
+            int(ended or 0), int(tries or 0), who, pri, int(float(due or 0)), trace, head[13],
+            json.loads(f"[{head[14]}]"), parts[-1],
+        )  # fmt: skip
+    except ValueError as e:
+        raise StreaqError(f"The result of task {task_id} was changed: {one_line(e)}") from e
 
 
 REFUSALS: Mapping[str, str] = {
     "expired": "The task expired before a worker could start it.",
     "unknown": "No function of this name is registered with the worker: {fn}.",
-    "undecodable": "The task's arguments could not be read.",
+    "undecodable": "The task could not be read: {text}.",
     "exhausted": "The worker died during every one of its {text} tries.",
     "unique": "Another instance of this unique task was running already: {text}.",
     "drift": "The schedule's firing was {text} ms late, more than max_schedule_drift allows.",

@@ -77,7 +77,7 @@ class Worker(Registry, Generic[C]):
     :param sentinel_master: name of the master they watch.
     :param sentinel_kwargs: further arguments for the Sentinel clients.
     :param cluster_nodes: (host, port) pairs of Cluster nodes, instead of a URL.
-    :param id: name of this worker; random by default.
+    :param id: name of this worker for people, random by default; several processes may share it.
     :param hooks: told what happens to tasks; see ``streaq.Hook``.
     :param telemetry: True for logs, metrics and (with an OpenTelemetry SDK) traces, False for
         none, or a ``streaq.telemetry.Telemetry``.
@@ -130,7 +130,7 @@ class Worker(Registry, Generic[C]):
             redis_url, redis_pool, redis_kwargs or {}, sentinel_nodes, sentinel_master,
             sentinel_kwargs, cluster_nodes,
         )  # fmt: skip
-        #: unique name of this worker
+        #: name of this worker, as results, logs and listings show it
         self.id = id or uuid4().hex[:8]
         self.queue_name = queue_name
         self.concurrency = _at_least(1, "concurrency", concurrency)

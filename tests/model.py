@@ -147,6 +147,7 @@ class Model:
         self.priorities = priorities
         self.tasks: dict[str, Task] = {}
         self.kept: dict[str, Result] = {}
+        self.tombstones: dict[str, Result] = {}
         self.ended: dict[str, list[Result]] = {}
         self.done: list[str] = []
         self.dependents: dict[str, dict[str, str]] = {}
@@ -164,7 +165,8 @@ class Model:
         unkept: dict[str, Result] = {}
         for envelope in unit:
             task_id = envelope.task_id
-            if task_id in self.tasks or task_id in self.kept or task_id in self.schedules:
+            buried = envelope.again and task_id in self.tombstones
+            if buried or any(task_id in there for there in (self.tasks, self.kept, self.schedules)):
                 words.append("exists")
             elif envelope.crontab:
                 self.schedules[task_id] = Schedule(envelope, FAR)
@@ -225,8 +227,7 @@ class Model:
 
     def abort(self, task_id: str) -> str:
         task = self.tasks.get(task_id)
-        if self.schedules.pop(task_id, None) is not None and task is None:
-            self._settle_dependents(By(task_id, ok=False))
+        if self._end_schedule(task_id) and task is None:
             return "aborted"
         if task is None:
             return "done" if task_id in self.kept else "missing"
@@ -241,11 +242,14 @@ class Model:
         return "aborted"
 
     def unschedule(self, task_id: str) -> bool:
-        if self.schedules.pop(task_id, None) is None:
-            return False
-        if task_id not in self.tasks:
+        return self._end_schedule(task_id)
+
+    def _end_schedule(self, task_id: str) -> bool:
+        schedule = self.schedules.pop(task_id, None)
+        if schedule is not None and not schedule.fired:
+            self._keep(task_id, schedule.envelope, Result("aborted", "user", b"", 0, ""))
             self._settle_dependents(By(task_id, ok=False))
-        return True
+        return schedule is not None
 
     # ------------------------------------------------------------------------- schedulers
 
@@ -414,7 +418,7 @@ class Model:
         task_id, message, try_number = outcome.attempt
         task = self.tasks.get(task_id)
         if task is None:
-            result = self.kept.get(task_id)
+            result = self.kept.get(task_id) or self.tombstones.get(task_id)
             return result is not None and (result.tries, result.worker) == (try_number, worker)
         if task.who:
             return False
@@ -498,10 +502,15 @@ class Model:
 
     def _end(self, task_id: str, task: Task, result: Result) -> None:
         self.tasks.pop(task_id, None)
+        self._keep(task_id, task.envelope, result)
+
+    def _keep(self, task_id: str, envelope: Envelope, result: Result) -> None:
         self.ended.setdefault(task_id, []).append(result)
-        if task.envelope.keep != "0":
+        if envelope.keep != "0":
             self.kept[task_id] = result
             self.done.append(task_id)
+        else:
+            self.tombstones[task_id] = result
 
     def _finish(self, task_id: str, task: Task, result: Result) -> None:
         self._end(task_id, task, result)

@@ -152,8 +152,15 @@ class Queue(RuleBasedStateMachine):
     def publish_again(self, data: st.DataObject) -> None:
         task_id = data.draw(st.sampled_from(list(self.published)), "id")
         model = self.model
-        if any(task_id in there for there in (model.tasks, model.kept, model.schedules)):
-            self.publish(self.published[task_id])
+        envelope = self.published[task_id]._replace(again=data.draw(st.sampled_from(["", "1"])))
+        known = [
+            model.tasks,
+            model.kept,
+            model.schedules,
+            model.tombstones if envelope.again else (),
+        ]
+        if any(task_id in there for there in known):
+            self.publish(envelope)
 
     @precondition(lambda self: self.published)
     @rule(data=st.data())
@@ -189,6 +196,10 @@ class Queue(RuleBasedStateMachine):
         elif what == "expiry":
             self.model.tasks[name].expired = True
             self.raw("HSET", self.keys.task(name), "till", 1)
+        elif what == "tombstone":
+            del self.model.tombstones[name]
+            self.raw("DEL", f"{self.keys.base}ended:{name}")
+            self.published.pop(name, None)
         elif what == "result":
             del self.model.kept[name]
             self.raw("DEL", self.keys.result(name))
@@ -204,6 +215,7 @@ class Queue(RuleBasedStateMachine):
             *(("delay", t) for t, task in live if (task.state, task.due) == ("scheduled", FAR)),
             *(("expiry", t) for t, task in live if task.envelope.expires_in and not task.expired),
             *(("result", t) for t in list(model.kept)[-2:]),
+            *(("tombstone", t) for t in list(model.tombstones)[-2:]),
             *(("lock", fn) for fn in model.locks),
         ]
 
@@ -548,7 +560,8 @@ class Queue(RuleBasedStateMachine):
         expected = {
             *(f"task:{t}" for t in model.tasks), *(f"result:{t}" for t in model.kept), *sets,
             *(f"dependencies:{t}" for t in waiting), *(f"dependents:{t}" for t in awaited),
-            *(f"lock:{fn}" for fn in model.locks), *(f"schedule:{s}" for s in model.schedules),
+            *(f"lock:{fn}" for fn in model.locks), *(f"ended:{t}" for t in model.tombstones),
+            *(f"schedule:{s}" for s in model.schedules),
             *(f"stream:{p}" for p in PRIORITIES), *(f"worker:{w}" for w in self.renewed),
             "priorities", "registry:d", *(["schedules"] if model.schedules else []),
             *(["done"] if model.done else []),
@@ -557,7 +570,7 @@ class Queue(RuleBasedStateMachine):
         there -= {"workers", "totals"}
         assert there == expected
         for key in there:
-            if key.partition(":")[0] in {"result", "lock", "worker", "registry", "done"}:
+            if key.partition(":")[0] in {"result", "ended", "lock", "worker", "registry", "done"}:
                 assert self.raw("PTTL", base + key) > 0, key
 
     @invariant()

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from streaq.broker.keys import worker_of
 from streaq.broker.scripts import Arg, Scripts
 
 
@@ -27,8 +28,11 @@ class Seen:
         return self.fields.get(name, b"").decode("utf-8", "replace")
 
     def number(self, name: str) -> int:
-        """A field as a number; 0 when it is not there."""
-        return int(float(self.fields.get(name) or 0))
+        """A field as a number; 0 when it is not there, or is none."""
+        try:
+            return int(float(self.fields.get(name) or 0))
+        except (ValueError, OverflowError):
+            return 0
 
 
 COUNT_BEFORE_UP_TO = 10_000
@@ -150,7 +154,8 @@ class Inspector:
         now, before, reserved_by, locked_by = await self._scripts(
             "standing", [task_id, COUNT_BEFORE_UP_TO]
         )
-        return Standing(int(now), before, reserved_by.decode(), (locked_by or b"").decode())
+        holder = worker_of(reserved_by.decode())
+        return Standing(int(now), before, holder, (locked_by or b"").decode())
 
     async def snapshot(self) -> QueueSnapshot:
         """The whole queue, in one call whose cost does not grow with its tasks."""

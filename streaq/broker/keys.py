@@ -5,6 +5,7 @@
 | ``stream:<priority>`` | stream | messages of queued and running tasks | stays, empty |
 | ``task:<id>`` | hash | a task that has not ended | when it ends |
 | ``result:<id>`` | string | its result | after the task's ``ttl`` |
+| ``ended:<id>`` | string | that a task without a result has ended | after a minute |
 | ``due:<priority>`` | sorted set | ids due later | with its last member |
 | ``blocked:<priority>`` | sorted set | ids that wait for others | with its last member |
 | ``dependents:<id>`` | hash | who waits for this task, and how | when it ends |
@@ -15,8 +16,8 @@
 | ``crons`` | sorted set | cron jobs by next firing | a week after the last |
 | ``cron:<function>`` | hash | what is known of one | a week after its next firing |
 | ``registry:<digest>`` | hash | functions and options of one version of the code | ten leases |
-| ``worker:<id>`` | string | health record of a worker | one lease, renewed |
-| ``workers`` | sorted set | workers by the end of their lease | a day after the last |
+| ``worker:<consumer>`` | string | health record of a worker | one lease, renewed |
+| ``workers`` | sorted set | their consumers by the end of their lease | a day after the last |
 | ``priorities`` | set | priorities ever used | stays |
 | ``totals`` | hash | how many tasks ever came in, and how many ended how | stays |
 | ``done`` | list | ids that ended last, at most 10,000 | with the longest ``ttl`` |
@@ -26,11 +27,27 @@ Channels: ``control`` (aborts, due times, handed-back tasks), ``done:<id>`` (res
 
 from __future__ import annotations
 
+from os import urandom
+
 STAY = ("stream:", "priorities", "totals")
 """Keys without a TTL that an idle, healthy queue keeps: consumer groups live in the streams, and
 totals must never go backwards."""
 
 GROUP = "workers"
+
+
+def new_consumer(worker_id: str) -> str:
+    """The name under which one run of a worker holds messages and leases.
+
+    Two processes may well have workers of one name, and a worker that comes back has the name of
+    the one that died: neither may take (or hand back) what the other holds.
+    """
+    return f"{worker_id}:{urandom(4).hex()}"
+
+
+def worker_of(consumer: str) -> str:
+    """The worker's own name; ``worker_of`` in ``lua/_base.lua`` does the same."""
+    return consumer.rpartition(":")[0] or consumer
 
 
 class Keys:

@@ -191,13 +191,13 @@ class Broker:
 
     # -------------------------------------------------------------------- for workers
 
-    def exchanger(self, worker_id: str, lease_ms: int, priorities: Sequence[str]) -> Exchanger:
+    def exchanger(self, consumer: str, lease_ms: int, priorities: Sequence[str]) -> Exchanger:
         """The exchange of one worker."""
-        return Exchanger(self._here, Exchange(self._scripts, worker_id, lease_ms, priorities))
+        return Exchanger(self._here, Exchange(self._scripts, consumer, lease_ms, priorities))
 
     async def register(
         self,
-        worker_id: str,
+        consumer: str,
         digest: str,
         lease_ms: int,
         priorities: Sequence[str],
@@ -206,17 +206,17 @@ class Broker:
         """Make a worker known, its functions and its streams."""
         flat = [part for pair in options.items() for part in pair]
         await self._call(
-            "register", [digest, lease_ms, worker_id, len(priorities), *priorities, *flat]
+            "register", [digest, lease_ms, consumer, len(priorities), *priorities, *flat]
         )
 
-    async def read(self, worker_id: str, priorities: Sequence[str]) -> list[Reserved]:
+    async def read(self, consumer: str, priorities: Sequence[str]) -> list[Reserved]:
         """Block until a message arrives; reserve it. May return several, one a priority."""
         streams = {self.keys.stream(p): p for p in priorities}
 
         async def read() -> Any:
             client: Any = self._client
             return await client.execute_command(
-                "XREADGROUP", "GROUP", GROUP, worker_id, "COUNT", 1, "BLOCK", READ_BLOCK_MS,
+                "XREADGROUP", "GROUP", GROUP, consumer, "COUNT", 1, "BLOCK", READ_BLOCK_MS,
                 "STREAMS", *streams, *([">"] * len(streams)),
             )  # fmt: skip
 
@@ -251,19 +251,19 @@ class Broker:
         now, made, last, missed = await self._call("cron", args)
         return CronState(int(now), made == 1, int(last), int(missed))
 
-    async def release(self, worker_id: str, messages: Sequence[Reserved]) -> None:
+    async def release(self, consumer: str, messages: Sequence[Reserved]) -> None:
         """Hand back reserved messages."""
         if messages:
-            await self._call("release", [worker_id, *(part for m in messages for part in m)])
+            await self._call("release", [consumer, *(part for m in messages for part in m)])
 
     async def recover(
-        self, worker_id: str, priorities: Sequence[str], held: Sequence[tuple[str, bytes]]
+        self, consumer: str, priorities: Sequence[str], held: Sequence[tuple[str, bytes]]
     ) -> int:
         """Hand back what was claimed in an answer that never arrived. ``held``: priority and
         message of all that did arrive.
         """
         known = [part for pair in held for part in pair]
-        args: list[Arg] = [worker_id, len(priorities), *priorities, *known]
+        args: list[Arg] = [consumer, len(priorities), *priorities, *known]
         return int(await self._call("recover", args))
 
     async def sweep(self, lease_ms: int, leaving: str = "") -> int:

@@ -108,7 +108,7 @@ class Leases:
         settings = self._settings
         held = [] if self._loop_is_dead() else self._held()
         args: list[Arg] = [
-            settings.worker_id, settings.lease_ms, self._digest, self._record(len(held)),
+            settings.consumer, settings.lease_ms, self._digest, self._record(len(held)),
             len(settings.priorities), *settings.priorities, len(held),
         ]  # fmt: skip
         for lease in held:

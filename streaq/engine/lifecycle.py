@@ -65,7 +65,7 @@ class Life:
         self._health = health
         self._settings = settings
         self._backend = backend
-        exchanger = broker.exchanger(settings.worker_id, settings.lease_ms, settings.priorities)
+        exchanger = broker.exchanger(settings.consumer, settings.lease_ms, settings.priorities)
         self.pump = Pump(
             broker,
             exchanger,
@@ -138,8 +138,8 @@ class Life:
             await broker.unlisten()
             claimed = [lease.claimed for lease in pump.running.values()]
             held = [(c.priority, c.message_id) for c in claimed]
-            await broker.recover(settings.worker_id, settings.priorities, held)
-            await broker.sweep(settings.lease_ms, settings.worker_id)
+            await broker.recover(settings.consumer, settings.priorities, held)
+            await broker.sweep(settings.lease_ms, settings.consumer)
         except (RedisError, OSError) as e:
             logger.warning("could not take leave of Redis (%s); other workers will tidy up", e)
 
@@ -148,7 +148,7 @@ class Life:
     async def _register(self) -> None:
         settings = self._settings
         await self._broker.register(
-            settings.worker_id,
+            settings.consumer,
             self._catalog.digest,
             settings.lease_ms,
             settings.priorities,

@@ -264,7 +264,7 @@ class Pump:
         surplus = [self._reserved.pop() for _ in range(max(0, len(self._reserved) - keep))]
         if surplus:
             try:
-                await self._broker.release(self._settings.worker_id, surplus)
+                await self._broker.release(self._settings.consumer, surplus)
             except (RedisError, OSError):
                 self._reserved.extend(surplus)  # the next exchange finds out, and waits it out
 
@@ -297,7 +297,7 @@ class Pump:
             try:
                 found = None
                 with anyio.CancelScope() as self._read_scope:
-                    found = await self._broker.read(settings.worker_id, settings.priorities)
+                    found = await self._broker.read(settings.consumer, settings.priorities)
                 self._reserved.extend(found or ())
                 self._hungry = bool(found)
                 # A message may have come with the cancellation, unheard.
@@ -337,7 +337,7 @@ class Pump:
         settings = self._settings
         try:
             await self._broker.register(
-                settings.worker_id,
+                settings.consumer,
                 self._catalog.digest,
                 settings.lease_ms,
                 settings.priorities,
@@ -377,7 +377,7 @@ class Pump:
     async def _recover(self, *came: Claimed | Reserved) -> None:
         held = [(held[2], held[1]) for held in (*self.held(), *came)]
         settings = self._settings
-        await self._broker.recover(settings.worker_id, settings.priorities, held)
+        await self._broker.recover(settings.consumer, settings.priorities, held)
 
     def _tell_link(self, slot: Slot, error: str, outage: float) -> None:
         if slot:

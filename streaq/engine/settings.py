@@ -10,6 +10,8 @@ from datetime import tzinfo
 class Settings:
     """Set once, when the worker starts.
 
+    :param worker_id: the name that people know the worker by.
+    :param consumer: the name that Redis knows this run of it by; no other run has it.
     :param priorities: highest first.
     :param prefetch: messages to hold beyond those that run; 0 for none.
     :param lease_ms: how long a worker may be silent before its tasks are taken over.
@@ -20,6 +22,7 @@ class Settings:
 
     queue: str
     worker_id: str
+    consumer: str
     priorities: tuple[str, ...]
     default_priority: str
     concurrency: int

@@ -19,7 +19,7 @@ from redis.exceptions import ResponseError
 from streaq.broker.connection import ConnectionSettings, Connector
 from streaq.broker.exchange import Claimed, End, Handover, Reply, Request, Reserved, Settle
 from streaq.broker.inspect import Seen
-from streaq.broker.keys import GROUP, STAY
+from streaq.broker.keys import GROUP, STAY, worker_of
 from streaq.broker.link import Broker
 from streaq.hooks import Dispatcher
 from streaq.wire import Envelope, Mode, Record, make_record, parse_record
@@ -137,7 +137,7 @@ class Hand:
         enqueued_ms = c.message_id.partition(b"-")[0].decode()
         record = make_record(
             status, more.pop("reason", "ok"), c.fn, c.task_id, c.created_ms, enqueued_ms,
-            c.started_ms, c.started_ms + 1, tries, self.worker_id, c.priority, c.due_ms,
+            c.started_ms, c.started_ms + 1, tries, worker_of(self.worker_id), c.priority, c.due_ms,
             more.pop("trace", ""), more.pop("text", ""), c.log, more.pop("value", b"value"),
         )  # fmt: skip
         keep = more.pop("keep", str(self.functions[c.fn].keep_ms))

@@ -159,6 +159,9 @@ async def test_a_schedule_that_has_not_fired(bench: Bench) -> None:
     assert (aborted.word, aborted.fields) == ("aborted", [])
     assert [(c.what, c.task_id) for c in aborted.changes] == [("failed", "d")]
     assert (await bench.record("d")).text == "task s was aborted"
+    record = await bench.record("s")
+    assert (record.status, record.reason, record.fn, record.tries) == ("aborted", "user", "work", 0)
+    assert (await bench.broker.abort("s")).word == "done"
     await bench.assert_nothing_is_left()
 
 

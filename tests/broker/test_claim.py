@@ -7,6 +7,7 @@ import asyncio
 import pytest
 from redis.exceptions import ResponseError
 
+from streaq.wire import error_without_value
 from tests.broker.bench import FUNCTIONS, LONG_MS, Bench, Options, task
 
 pytestmark = pytest.mark.anyio
@@ -281,3 +282,57 @@ async def test_claims_do_not_disturb_what_is_scheduled(bench: Bench) -> None:
     await bench.publish(task("a", due=f"+{LONG_MS}"))
     assert await worker.claim(10, reclaim=True) == []
     assert await bench.state("a") == "scheduled"
+
+
+# ------------------------------------------------------------------- what somebody changed
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("fn", None), ("args", None), ("made", None), ("due", None), ("made", "then"),
+        ("made", "1.5"), ("due", "soon"), ("due", "nan"), ("due", "inf"), ("try", "once"),
+        ("first", "x"), ("till", "x"),
+    ],
+)  # fmt: skip
+async def test_a_changed_task_fails_and_holds_up_nobody(
+    bench: Bench, field: str, value: str | None
+) -> None:
+    worker = await bench.worker()
+    await bench.publish(task("a"), task("b"), task("c", then="a"))
+    key = bench.broker.keys.task("a")
+    await (bench.raw("HDEL", key, field) if value is None else bench.raw("HSET", key, field, value))
+    reply = await worker.exchange(want=10)
+    assert [claimed.task_id for claimed in reply.claimed] == ["b"]
+    ((refused),) = reply.refused
+    assert (refused.task_id, refused.reason) == ("a", "undecodable")
+    assert [(change.what, change.task_id) for change in reply.changes] == [("failed", "c")]
+    record = await bench.record("a")
+    assert (record.status, record.reason) == ("failed", "undecodable")
+    assert "was changed" in str(error_without_value(record))
+    await worker.settle(worker.end(reply.claimed[0]))
+    await bench.assert_nothing_is_left()
+
+
+@pytest.mark.parametrize("action", ["end", "retry", "hand_back"])
+@pytest.mark.parametrize("field", ["fn", "due", "began", "log", "args"])
+async def test_a_task_that_is_changed_while_it_runs_can_be_settled(
+    bench: Bench, action: str, field: str
+) -> None:
+    worker = await bench.worker()
+    await bench.enqueue("a", "sole")
+    claimed = await worker.claim_one("a")
+    key = bench.broker.keys.task("a")
+    await (bench.raw("HSET", key, field, "{") if field == "log" else bench.raw("HDEL", key, field))
+    assert await worker.settle(getattr(worker, action)(claimed)) == [1]
+
+
+async def test_a_changed_task_is_queued_when_it_is_due(bench: Bench) -> None:
+    worker = await bench.worker()
+    await bench.publish(task("a", due=f"+{LONG_MS}"))
+    await bench.raw("HDEL", bench.broker.keys.task("a"), "fn")
+    await bench.becomes_due("a")
+    await bench.broker.tick(10, worker.priorities)
+    reply = await worker.exchange(want=1)
+    assert [refused.reason for refused in reply.refused] == ["undecodable"]
+    await bench.assert_nothing_is_left()

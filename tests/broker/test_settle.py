@@ -181,17 +181,19 @@ async def test_a_resent_settle_finds_that_it_was_settled(bench: Bench, action: s
     assert (await bench.fields("a"), await bench.keys(), await bench.pending()) == before
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="With ttl=0 nothing remembers that a task has ended: told of as fenced, though it was "
-    "settled. The task itself is not affected.",
-)
 async def test_a_resent_settle_of_a_task_without_a_result(bench: Bench) -> None:
-    worker = await bench.worker()
+    worker, other = await bench.worker("w:1"), await bench.worker("x:1")
     await bench.enqueue("a", "secret")
-    end = worker.end(await worker.claim_one("a"))
+    claimed = await worker.claim_one("a")
+    end = worker.end(claimed, value=b"secret")
     await worker.settle(end)
     assert await worker.settle(end, resent=True) == [2]
+    assert await other.settle(end, resent=True) == [0]
+    tombstone = await bench.raw("GET", f"{bench.base}ended:a")
+    assert b"secret" not in tombstone.replace(
+        b"\nsecret\n", b"", 1
+    )  # the function's name, not the value
+    await bench.assert_nothing_is_left()
 
 
 async def test_a_resent_settle_that_never_arrived_settles(bench: Bench) -> None:

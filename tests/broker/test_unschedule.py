@@ -20,7 +20,26 @@ async def test_there_was_one(bench: Bench) -> None:
     await schedule(bench)
     assert await bench.broker.unschedule("s") == (True, [])
     assert await bench.broker.unschedule("s") == (False, [])
+    assert (await bench.record("s")).status == "aborted"  # for who waits for its first firing
     await bench.assert_nothing_is_left()
+
+
+async def test_its_result_is_kept_as_its_task_wishes(bench: Bench) -> None:
+    again = task("s", due=f"+{LONG_MS}", crontab="@hourly", kind="cron", keep="0")
+    await bench.publish(again)
+    assert (await bench.broker.unschedule("s"))[0]
+    assert await bench.state("s") == ""
+    await bench.assert_nothing_is_left()
+
+
+async def test_after_its_first_firing_there_is_nothing_to_tell(bench: Bench) -> None:
+    worker = await bench.worker()
+    await schedule(bench)
+    await bench.becomes_due("s")
+    await bench.broker.fire("s", 1, LONG_MS * 10**6, "m")
+    await worker.run_one("s")
+    assert await bench.broker.unschedule("s") == (True, [])
+    assert (await bench.record("s")).status == "success"
 
 
 async def test_there_was_none(bench: Bench) -> None:

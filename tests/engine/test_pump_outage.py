@@ -79,7 +79,7 @@ class Bench:
         function = SimpleNamespace(name="fn", flags="", task=None)
         catalog: Any = SimpleNamespace(functions={"fn": function}, digest="d", options={})
         settings: Any = SimpleNamespace(
-            concurrency=concurrency, prefetch=0, queue="q", worker_id="w",
+            concurrency=concurrency, prefetch=0, queue="q", worker_id="w", consumer="w:1",
             priorities=("default",), lease_ms=1000, burst=False,
         )  # fmt: skip
         broker: Any = self.broker

@@ -363,3 +363,24 @@ async def test_a_server_that_cannot_be_reached() -> None:
     assert "hunter2" not in one_line(e)
     with pytest.raises(StreaqError, match="localhost:1"):
         await worker.run_async()
+
+
+async def test_a_task_that_somebody_changed_in_redis_stalls_no_worker(
+    make_worker: MakeWorker, redis_client: redis.Redis
+) -> None:
+    worker = make_worker()
+
+    @worker.task
+    async def work() -> str:
+        return "done"
+
+    async with worker:
+        changed, next_one = await work.enqueue(), await work.enqueue()
+        redis_client.hdel(Keys(worker.queue_name).task(changed.id), "fn", "made")
+        async with running(worker):
+            assert (await next_one.result(5)).result == "done"
+            result = await changed.result(5)
+    assert str(result.exception) == (
+        "The task could not be read: what Redis holds of it was changed."
+    )
+    assert worker.counters == {"completed": 1, "failed": 1}

@@ -13,7 +13,7 @@ import anyio
 import pytest
 import redis
 
-from streaq import Hook, StreaqRetry, TaskStatus
+from streaq import Hook, StreaqCancelled, StreaqRetry, TaskResult, TaskStatus
 from streaq.broker.keys import Keys
 from streaq.hooks import Cron, Ending, Enqueue
 from tests.support import MakeWorker, bring_forward, running, until
@@ -267,11 +267,27 @@ async def test_unscheduling_before_the_first_firing(make_worker: MakeWorker, how
 
     async with worker:
         task = await sleeper.enqueue().start(schedule="@yearly")
-        if how == "abort":
-            assert await task.abort() is True
-        else:
-            assert await worker.unschedule_by_id(task.id) is True
-        assert await task.status() is TaskStatus.NOT_FOUND
+        waiting: list[TaskResult[None]] = []
+
+        async def wait() -> None:
+            waiting.append(await task.result())
+
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as group:
+                group.start_soon(wait)
+                await anyio.wait_all_tasks_blocked()
+                if how == "abort":
+                    assert await task.abort() is True
+                else:
+                    assert await worker.unschedule_by_id(task.id) is True
+            waiting.append(await task.result())  # who asks later is told too
+        for result in waiting:
+            assert not result.success
+            assert isinstance(result.exception, StreaqCancelled)
+            assert str(result.exception) == "The task was aborted before it ran."
+            assert (result.fn_name, result.tries) == (sleeper.fn_name, 0)
+        assert await task.status() is TaskStatus.DONE
+        assert await task.abort() is False
         assert await worker.unschedule_by_id(task.id) is False
         assert await worker.unschedule_by_id("no such task") is False
 

@@ -8,11 +8,14 @@ from typing import Any
 
 import anyio
 import pytest
+import redis
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
 
 from streaq import Hook, StreaqError, Worker
+from streaq.broker.keys import Keys
 from streaq.hooks import Enqueue
-from tests.support import MakeWorker, running
+from tests.support import MakeWorker, running, until
 
 pytestmark = pytest.mark.anyio
 
@@ -82,6 +85,51 @@ async def test_after_too_many_lost_answers_awaiting_again_is_safe(
         async with running(worker):
             assert (await task.result(3)).result == "done"
     assert worker.counters == {"completed": 1}
+
+
+@pytest.mark.parametrize("how", ["sent again", "awaited again", "cancelled and awaited again"])
+async def test_a_task_without_a_result_that_ended_before_it_is_sent_again_runs_once(
+    make_worker: MakeWorker, monkeypatch: pytest.MonkeyPatch, redis_client: redis.Redis, how: str
+) -> None:
+    worker = make_worker()
+    runs: list[int] = []
+
+    @worker.task(ttl=0)
+    async def work() -> None:
+        runs.append(work.context.tries)
+
+    @worker.task
+    async def marker() -> None: ...
+
+    async with running(worker):
+        task = work.enqueue()
+        tombstone = f"{Keys(worker.queue_name).base}ended:{task.id}"
+        broker = worker._session.broker()
+        publish = broker.publish
+
+        async def publish_and_lose(units: Any) -> Any:
+            monkeypatch.setattr(broker, "publish", publish)
+            await publish(units)
+            await until(lambda: bool(redis_client.exists(tombstone)))
+            if how == "sent again":
+                raise RedisConnectionError("the answer was lost")
+            if how == "awaited again":
+                raise RedisError("the answer makes no sense")
+            scope.cancel()
+            await anyio.lowlevel.checkpoint()
+
+        monkeypatch.setattr(broker, "publish", publish_and_lose)
+        with anyio.CancelScope() as scope:
+            if how == "awaited again":
+                with pytest.raises(StreaqError, match="Awaiting the same task again is safe"):
+                    await task
+            else:
+                await task
+        assert scope.cancelled_caught is (how == "cancelled and awaited again")
+        await task
+        await (await marker.enqueue()).result(10)  # whatever was enqueued came before it
+        assert redis_client.ttl(tombstone) > 0
+    assert runs == [1]
 
 
 async def test_tasks_of_two_priorities_enqueued_at_once_are_two_tasks(

@@ -7,7 +7,7 @@
 --   state  queued | running | scheduled | blocked      fn, pri, args, head (headers), kind
 --   made   created, ms          due   when it may run, ms         till  expires if not started by, ms
 --   keep   how long the result stays, ms (-1 for ever, 0 never; absent: five minutes)
---   msg    stream message       try   tries so far      who   the worker that runs it
+--   msg    stream message       try   tries so far      who   the consumer that runs it
 --   began  start of the attempt, ms                     stop  an abort was asked for
 --   needs  its input comes from the task before it      input that value
 --   deps   somebody waits for it                        err   the last real error
@@ -118,14 +118,19 @@ local function unlock(fn, id)
   end
 end
 
+-- A consumer is one run of a worker: the worker's name, a colon, and what no other run has.
+local function worker_of(consumer)
+  return string.match(consumer, '^(.+):') or consumer
+end
+
 -- Append an attempt that did not end the task to its ledger, the last twenty kept.
 local function remember(t, outcome, text, trace)
-  local entries = {}
-  if t.log then
-    entries = cjson.decode('[' .. t.log .. ']')
+  local readable, entries = pcall(cjson.decode, '[' .. (t.log or '') .. ']')
+  if not readable then
+    entries = {}
   end
   entries[#entries + 1] = {
-    try = tonumber(t.try), worker = t.who or '', began = tonumber(t.began or 0),
+    try = tonumber(t.try), worker = worker_of(t.who or ''), began = tonumber(t.began or 0),
     ended = now, outcome = outcome, error = text or '', trace = trace or '',
   }
   while #entries > 20 do

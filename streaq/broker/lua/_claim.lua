@@ -77,6 +77,19 @@ local function refuse(id, t, opts, status, reason, text)
   })
 end
 
+-- Whether a claim can read the task: somebody may have written into it.
+local function is_readable(t)
+  local made, due = tonumber(t.made), tonumber(t.due)
+  return t.fn and t.args and made and made % 1 == 0 and due and due % 1 == 0
+    and tonumber(t.try or 0) and tonumber(t.first or 0) and tonumber(t.till or 0)
+end
+
+-- queued or running -> done: what no worker can run
+local function refuse_unreadable(id, t)
+  t.fn, t.made, t.due, t.try = t.fn or '', int(now), int(now), int(tonumber(t.try) or 0)
+  refuse(id, t, nil, 'refused', 'undecodable', 'what Redis holds of it was changed')
+end
+
 -- Whether a reserved message is still there to be started: a worker that was silent for a lease may
 -- have lost it, even to one that started the task. The message is ours for another lease then.
 local function still_ours(worker, pri, msg, t)
@@ -99,7 +112,12 @@ local function start(worker, registry, lease_ms, pri, msg, id, reserved)
   elseif reserved and not still_ours(worker, pri, msg, t) then
     return
   end
-  local lost = t.who or ''
+  t.pri = pri
+  if not is_readable(t) then
+    refuse_unreadable(id, t)
+    return
+  end
+  local lost = worker_of(t.who or '')
   if lost ~= '' then
     t.log = remember(t, 'lost', '', t.trace)
     redis.call('HSET', key, 'log', t.log)

@@ -10,6 +10,11 @@ local function tell(what, id, t, by)
   }
 end
 
+-- Of a result that is not kept (ttl 0), its first lines are, for so long: enqueueing or settling it
+-- again, because an answer was lost, finds that the task has ended.
+local TOMBSTONE_MS = 60000
+local WITHOUT_WORDS = '^' .. string.rep('[^\n]*\n', 11)
+
 -- Keep a result record for its time, and publish it.
 local function put(id, record, keep)
   if keep ~= 0 then
@@ -22,19 +27,25 @@ local function put(id, record, keep)
       longest_keep = math.max(longest_keep, 86400000 * 365)
     end
     ended[#ended + 1] = id
+  else
+    redis.call('SET', base .. 'ended:' .. id, string.match(record, WITHOUT_WORDS), 'PX', TOMBSTONE_MS)
   end
   redis.call('PUBLISH', base .. 'done:' .. id, record)
 end
 
 -- The result record: one line a field, the serialised value last (see wire.py).
-local function store(id, t, status, reason, value, text, keep, trace)
-  local record = table.concat({
+local function make_record(id, t, status, reason, value, text, trace)
+  return table.concat({
     '1', status, reason, t.fn or '', id, t.made or '', message_ms(t.msg), t.began or '', int(now),
     t.try or '0', t.who or '', t.pri or '', t.due or '', trace or '', text or '', t.log or '',
     value or '',
   }, '\n')
+end
+
+local function store(id, t, status, reason, value, text, keep, trace)
+  local record = make_record(id, t, status, reason, value, text, trace)
   tally(reason == 'expired' and 'expired' or status, t.pri)
-  put(id, record, tonumber(keep or t.keep or DEFAULT_KEEP))
+  put(id, record, tonumber(keep or t.keep) or DEFAULT_KEEP)
   return record
 end
 
@@ -165,5 +176,18 @@ local function finish(id, t, ending)
       id = id, ok = ending.status == 'success', value = ending.value, input = input,
       trace = ending.trace, text = FAILURE[ending.status] or 'failed',
     })
+  end
+end
+
+-- A repeating schedule that ends. Its first firing, which has its id, may be waited for: one that
+-- will not come ends as an aborted task does, though it never came in and so is not counted.
+local function end_schedule(id, text)
+  local key = base .. 'schedule:' .. id
+  local s = hash(redis.call('HGETALL', key))
+  redis.call('ZREM', base .. 'schedules', id)
+  redis.call('DEL', key)
+  if s.fn and not s.fired then
+    put(id, make_record(id, s, 'aborted', 'user', '', ''), tonumber(s.keep) or DEFAULT_KEEP)
+    settle_dependents({ id = id, ok = false, text = text })
   end
 end

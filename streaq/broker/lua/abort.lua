@@ -15,10 +15,9 @@ for i, name in ipairs(FIELDS) do
   t[name] = raw[i] or nil
 end
 
-if redis.call('ZREM', base .. 'schedules', id) == 1 then
-  redis.call('DEL', base .. 'schedule:' .. id)
+if redis.call('ZSCORE', base .. 'schedules', id) then
+  end_schedule(id, 'was aborted')
   if not t.state then
-    settle_dependents({ id = id, ok = false, text = 'was aborted' })
     flush()
     return { 'aborted', {}, events }
   end

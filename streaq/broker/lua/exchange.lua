@@ -52,7 +52,7 @@ local function retry(id, t, when, text, value, trace)
     redis.call('HSET', key, 'err', value)
   end
   redis.call('HDEL', key, 'who', 'began', 'msg')
-  redis.call('HSETNX', key, 'first', t.due)
+  redis.call('HSETNX', key, 'first', t.due or int(now))
   drop(t.pri, t.msg)
   if due <= now then
     enqueue(id, t.pri, int(now))
@@ -85,8 +85,11 @@ local function settled_before(id, msg, try, action, raw)
     return raw[1] == msg and tries == tonumber(try) - 1
   end
   local record = redis.call('GETRANGE', base .. 'result:' .. id, 0, 1023)
+  if record == '' then
+    record = redis.call('GET', base .. 'ended:' .. id) or ''
+  end
   local seen, who = string.match(record, '^' .. string.rep('[^\n]*\n', 9) .. '([^\n]*)\n([^\n]*)\n')
-  return seen == try and who == worker
+  return seen == try and who == worker_of(worker)
 end
 
 -- Whether the lease is still ours; else the code that says why not.
@@ -104,7 +107,7 @@ local function settle_end(id, msg, pri, try, keep, flags, record)
   if code then
     return code
   end
-  if flags ~= '' then
+  if flags ~= '' and raw[5] then
     if string.find(flags, 'u', 1, true) then
       unlock(raw[5], id)
     end
@@ -130,7 +133,7 @@ local function settle_other(id, msg, pri, try, action, value, text, when, trace,
     msg = msg, try = try, who = worker, fn = raw[4], pri = pri, began = raw[5],
     log = raw[6] or nil, stop = raw[7], due = raw[8],
   }
-  if string.find(flags, 'u', 1, true) then
+  if t.fn and string.find(flags, 'u', 1, true) then
     unlock(t.fn, id)
   end
   if action == 'retry' then

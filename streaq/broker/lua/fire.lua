@@ -14,6 +14,7 @@ end
 local s = hash(redis.call('HGETALL', key))
 if not s.fn then
   redis.call('ZREM', base .. 'schedules', id)
+  redis.call('DEL', key)
   return { int(now), '' }
 end
 if not s.fired then

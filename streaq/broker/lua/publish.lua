@@ -6,7 +6,9 @@
 --   is due at once and waits for nobody; else a JSON object of whatever is not the default:
 --   head (headers), due ('+ms' from now, or the ms; of a repeating schedule its first firing),
 --   till (expires in ms), keep (ms), kind, needs (1 when its input comes from the task before it),
---   tab and tz (crontab and its time zone), deps (list of {id, mode}; after | then | otherwise).
+--   tab and tz (crontab and its time zone), deps (list of {id, mode}; after | then | otherwise),
+--   again (1 when this may have been written before: the answer to that was lost. Only then is it
+--   looked for among those that ended a minute ago or less and keep no result).
 -- Reply: now, a word per task (queued, scheduled, blocked, repeating, exists, done), events.
 
 -- Records of tasks that ended right here, for the links after them: they may not be kept at all.
@@ -152,6 +154,9 @@ local function publish(id, fn, pri, args, more)
     return 'exists'
   end
   local t = cjson.decode(more)
+  if t.again and redis.call('EXISTS', base .. 'ended:' .. id) == 1 then
+    return 'exists'
+  end
   t.fn, t.pri, t.args, t.made, t.due = fn, pri, args, made, due_at(t.due)
   t.kind = t.kind or 'immediate'
   if t.till then

@@ -21,10 +21,10 @@ local function promote(pri)
   for i = 1, #due, 2 do
     local id, at = due[i], due[i + 1]
     redis.call('ZREM', zset, id)
-    local fn = redis.call('HGET', base .. 'task:' .. id, 'fn')
-    if fn then
+    local raw = redis.call('HMGET', base .. 'task:' .. id, 'state', 'fn')
+    if raw[1] then
       enqueue(id, pri, int(tonumber(at)))
-      moved[#moved + 1] = { id, fn, pri, int(tonumber(at)) }
+      moved[#moved + 1] = { id, raw[2] or '', pri, int(tonumber(at)) }
     end
   end
   most = most - #due / 2

@@ -4,10 +4,9 @@
 -- ARGV: schedule id.
 -- Reply: 1 when there was one, dependents' events.
 local id = ARGV[1]
-local there = redis.call('ZREM', base .. 'schedules', id)
-redis.call('DEL', base .. 'schedule:' .. id)
-if there == 1 and redis.call('EXISTS', base .. 'task:' .. id) == 0 then
-  settle_dependents({ id = id, ok = false, text = 'was unscheduled' })
+if not redis.call('ZSCORE', base .. 'schedules', id) then
+  return { 0, events }
 end
+end_schedule(id, 'was unscheduled')
 flush()
-return { there, events }
+return { 1, events }
