@@ -50,7 +50,7 @@ class Bar:
             return Verdict(self.title, f"{sign}{self.limit:g} x", "", "", None)
         middle = statistics.median(ratios)
         met = middle >= self.limit if self.kind == "times" else middle < self.limit
-        detail = f"{statistics.median(ours):,.4g} against {statistics.median(theirs):,.4g}"
+        detail = f"{plain(statistics.median(ours))} against {plain(statistics.median(theirs))}"
         return Verdict(
             self.title,
             f"{sign}{self.limit:g} x",
@@ -151,10 +151,15 @@ def _ratio(
     return Verdict(
         title,
         f"{sign} {bar:g} x",
-        f"{ratio:.3g} x ({above:,.4g} against {below:,.4g})",
+        f"{ratio:.3g} x ({plain(above)} against {plain(below)})",
         f"{min(rounds):.3g} to {max(rounds):.3g}" if len(rounds) > 1 else "",
         ratio >= bar if at_least else ratio <= bar,
     )
+
+
+def plain(value: float) -> str:
+    """A figure with as many digits as tell something, and never an exponent."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _samples(book: Book, workload: str, entrant: str, metric: str) -> list[float]:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
 
+from benchmarks.bars import plain
 from benchmarks.entrants import Entrant
 from benchmarks.figures import Book, Cell
 from benchmarks.measures import Setup
@@ -111,7 +112,7 @@ class Session:
         cell.add(n, {**metrics, "took_s": took_s})
         cell.cap = metrics.cap
         value = metrics[workload.main]
-        shown = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+        shown = plain(value)
         took = f"n={n:,} run {number + 1} ({took_s:.1f} s)"
         say(f"{workload.name:11} {entrant.name:15} {shown:>10} {workload.unit:8} {took}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from benchmarks.bars import plain
 from benchmarks.entrants import BY_NAME as ENTRANTS_BY_NAME
 from benchmarks.entrants import ENTRANTS, OURS, UPSTREAM, Entrant
 from benchmarks.figures import Book, Cell
@@ -88,11 +89,7 @@ def titled(row: Row) -> str:
 def number(value: float | None, row: Row) -> str:
     if value is None:
         return ""
-    return f"{value:.1%}" if row.share else short(value)
-
-
-def short(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{value:.1%}" if row.share else plain(value)
 
 
 def times(mine: float, theirs: float | None, row: Row) -> str:
