@@ -59,6 +59,16 @@ def localised(
     return config
 
 
+def free_ports(count: int, besides: int) -> list[int]:
+    """Ports that nobody listens on: the same one may be free twice, so they are compared."""
+    found: list[int] = []
+    while len(found) < count:
+        port = free_port()
+        if port not in (*found, besides):
+            found.append(port)
+    return found
+
+
 class Program:
     """One process that the plant started, its log in a file."""
 
@@ -116,7 +126,7 @@ class Plant:
         self.redis = Server("redis-7", aof=True)
         self._holds = Holds(self.redis.url, queue)
         self._variables = {"REDIS_URL": self.redis.url, "PYTHONPATH": str(ROOT / "examples")}
-        ports = [free_port() for _ in range(6)]
+        ports = free_ports(5, besides=self.redis.port)
         self.workers = [self._streaq(f"worker-{i + 1}", "run", worker, ports[i]) for i in range(2)]
         self.producer = Program(
             "producer",
