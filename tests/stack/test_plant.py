@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 from urllib.request import urlopen
 
 import pytest
+import yaml
 
 from streaq.telemetry import names
 from streaq.telemetry.names import METRICS
-from tests.stack.conftest import dashboards, need
+from tests.stack.conftest import ROOT, dashboards, need
 from tests.stack.plant import Plant, eventually, until
 from tools.dashboards.ask import ANY, interpolate, panels
 from tools.dashboards.pictures import WIDTH, draw_all
@@ -217,6 +218,14 @@ def test_a_fault_shows_where_it_should(ask: Ask, troubled: Shift) -> None:
         assert any(troubled.answers[ask.name])
     else:
         assert troubled.answers[ask.name]
+
+
+def test_the_query_that_scales_on_kubernetes_gives_one_number(troubled: Shift) -> None:
+    text = (ROOT / "examples" / "kubernetes" / "scaling.yaml").read_text(encoding="utf-8")
+    (trigger,) = yaml.safe_load(text)["spec"]["triggers"]
+    query = trigger["metadata"]["query"].replace('queue="orders"', 'queue="shop"')
+    (found,) = troubled.plant.prometheus.over(query, troubled.plant.window())
+    assert max(numbers([found])) > 0, "the queue was late while all workers were away"
 
 
 def test_every_rule_is_evaluated_without_an_error(troubled: Shift) -> None:
