@@ -114,7 +114,8 @@ class Life:
             if settings.handle_signals and threading.current_thread() is threading.main_thread():
                 await group.start(self._handle_signals)  # before anything is claimed
             group.start_soon(self._beat, watchdog)
-            group.start_soon(pump.read_forever)
+            group.start_soon(pump.reader.run)
+            group.start_soon(pump.help_forever)
             group.start_soon(self._scheduler.run)
             group.start_soon(sweep_forever, broker, settings.lease_ms, pump.reclaim_soon)
             task_status.started()
