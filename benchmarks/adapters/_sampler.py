@@ -24,14 +24,22 @@ class Sampler:
         self.counting = counting
         self.seen: dict[str, int] = {}
         self.total = 0
+        self.looking = False
 
     def start(self) -> None:
         signal.signal(signal.SIGPROF, self.look)
         signal.setitimer(signal.ITIMER_PROF, self.PERIOD_S, self.PERIOD_S)
 
     def look(self, _number, frame) -> None:
-        if not self.counting():
+        if self.looking or not self.counting():  # the timer goes on while this looks
             return
+        self.looking = True
+        try:
+            self.note(frame)
+        finally:
+            self.looking = False
+
+    def note(self, frame) -> None:
         stack = []
         while frame is not None and len(stack) < self.DEPTH:
             stack.append(f"{frame.f_code.co_filename}:{frame.f_code.co_name}")
