@@ -275,13 +275,14 @@ async def test_a_dead_workers_name_and_keys_go(
             assert next_line(process) == "started"
             process.kill()
             assert process.wait(10) == -signal.SIGKILL
-        assert "dead" in consumers()
+        (dead,) = consumers()  # its name, and what tells its run from others
+        assert dead.startswith("dead:")
         async with running(heir):
             result = await task.result(10)
             assert (result.result, result.tries) == ("by the heir", 2)
-            await until(lambda: "dead" not in consumers())
-            assert redis_client.zscore(f"{Keys(queue).base}workers", "dead") is None
-            await until(lambda: not redis_client.exists(f"{Keys(queue).base}worker:dead"))
+            await until(lambda: dead not in consumers())
+            assert redis_client.zscore(f"{Keys(queue).base}workers", dead) is None
+            await until(lambda: not redis_client.exists(f"{Keys(queue).base}worker:{dead}"))
     assert consumers() <= {"-"}
     # Besides what has a TTL (results, the registries, the list of workers) only streams stay.
     assert "task" not in keys()
