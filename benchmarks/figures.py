@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from typing import Any
 from benchmarks.venvs import HERE
 
 RESULTS = HERE / "results.json"
+NUMBERS = re.compile(r"\[[\d\s.,e+-]+\]")  # a list of samples is easier to read in one line
 
 
 @dataclass
@@ -130,7 +132,8 @@ class Book:
             "cells": [cell.to_json() for _, cell in sorted(self.cells.items())],
         }
         draft = self.path.with_suffix(".tmp")
-        draft.write_text(json.dumps(data, indent=1) + "\n")
+        text = NUMBERS.sub(lambda found: " ".join(found[0].split()), json.dumps(data, indent=1))
+        draft.write_text(text + "\n")
         draft.replace(self.path)
 
 
