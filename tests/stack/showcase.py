@@ -17,6 +17,8 @@ from tools.dashboards.__main__ import DASHBOARDS
 from tools.dashboards.pictures import IMAGES, bundle, draw, draw_all
 
 PRODUCER = ("examples/load.py", "--metrics-port")
+KILL_AT, OUTAGE_AT = 0.05, 0.53
+"""Parts of the whole time. The first tasks are reclaimed one lease, a minute, after the kill."""
 OUTAGE_S = 60.0
 LATE = "queue-late.png"
 """The front page at the end of the outage, above the fold."""
@@ -32,9 +34,9 @@ def main(arguments: list[str]) -> None:
         tempfile.TemporaryDirectory() as directory,
         Plant(Path(directory), "orders:worker", PRODUCER, "orders") as plant,
     ):
-        pause.wait(minutes * 60 * 0.15)
+        pause.wait(minutes * 60 * KILL_AT)
         plant.kill_a_worker()
-        eventually(lambda: plant.window().range_s > minutes * 60 * 0.45, minutes * 60)
+        eventually(lambda: plant.window().range_s > minutes * 60 * OUTAGE_AT, minutes * 60)
         plant.send_the_workers_away(_outage(plant, images / LATE), OUTAGE_S * 2)
         eventually(lambda: plant.window().range_s > minutes * 60, minutes * 60)
         for picture in (images / LATE, *draw_all(plant.prometheus, plant.window(), images)):

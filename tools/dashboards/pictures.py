@@ -98,7 +98,6 @@ def bundle() -> None:
 def draw_all(prometheus: Prometheus, window: Window, directory: Path) -> list[Path]:
     """Draw every dashboard into ``directory``; returns the pictures."""
     bundle()
-    directory.mkdir(parents=True, exist_ok=True)
     pictures = [directory / f"{Path(name).stem}.png" for name in DASHBOARDS]
     for picture, build in zip(pictures, DASHBOARDS.values(), strict=True):
         draw(build(), prometheus, window, picture)
@@ -106,6 +105,8 @@ def draw_all(prometheus: Prometheus, window: Window, directory: Path) -> list[Pa
 
 
 def _screenshot(page: Path, picture: Path, height: int) -> None:
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    picture.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory() as profile:
         done = subprocess.run(
             [
@@ -121,7 +122,8 @@ def _screenshot(page: Path, picture: Path, height: int) -> None:
             timeout=120,
         )
     said = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    if done.returncode or any("Uncaught" in line or "Error" in line for line in said):
+    failed = done.returncode or any("Uncaught" in line or "Error" in line for line in said)
+    if failed or not picture.exists():
         raise RuntimeError(f"{page.name} was not drawn:\n" + "\n".join(said or [done.stderr]))
 
 
