@@ -214,8 +214,7 @@ class Broker:
         streams = {self.keys.stream(p): p for p in priorities}
 
         async def read() -> Any:
-            client: Any = self._client
-            return await client.execute_command(
+            return await self._scripts.execute(
                 "XREADGROUP", "GROUP", GROUP, consumer, "COUNT", 1, "BLOCK", READ_BLOCK_MS,
                 "STREAMS", *streams, *([">"] * len(streams)),
             )  # fmt: skip
@@ -315,14 +314,16 @@ class Exchanger:
 
 
 def _reserved(raw: Any, streams: dict[str, str]) -> list[Reserved]:
-    """Read an XREADGROUP reply: (stream, [(message, {field: value})]) pairs, or nothing."""
+    """Read an XREADGROUP reply: nothing, or the messages of each stream. A message is its id and
+    one field, the task's id, as the server sends it (the Cluster client makes it a dict).
+    """
     found: list[Reserved] = []
-    replies: list[tuple[bytes, Any]] = list(dict[bytes, Any](raw or {}).items())
+    replies: list[tuple[bytes, list[tuple[bytes, list[bytes] | dict[bytes, bytes]]]]] = raw or []
     for stream, messages in replies:
-        pairs: list[tuple[bytes, dict[bytes, bytes]]] = messages
-        for message_id, fields in pairs:
-            task_id = fields[b"id"].decode()
-            found.append(Reserved(task_id, message_id, streams[stream.decode()]))
+        priority = streams[stream.decode()]
+        for message_id, fields in messages:
+            task_id = fields[b"id"] if isinstance(fields, dict) else fields[1]
+            found.append(Reserved(task_id.decode(), message_id, priority))
     return found
 
 

@@ -67,12 +67,12 @@ class Scripts:
     async def _send(self, name: str, args: Sequence[Arg]) -> Any:
         text, digest = load(name)
         try:
-            return await self._execute("EVALSHA", digest, 1, self._base, *args)
+            return await self.execute("EVALSHA", digest, 1, self._base, *args)
         except NoScriptError:
-            return await self._execute("EVAL", text, 1, self._base, *args)
+            return await self.execute("EVAL", text, 1, self._base, *args)
 
-    async def _execute(self, *command: Arg) -> Any:
-        """One command on a connection of the pool.
+    async def execute(self, *command: Arg) -> Any:
+        """One command on a connection of the pool; its answer as it came.
 
         redis-py packs commands in Python, which costs more than everything else a large batch
         does in this process; hiredis does it in C. A Cluster client has to route, so it does its
