@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeAlias
 
-from streaq.broker.inspect import QueueSnapshot
+from streaq.broker.inspect import CronSnapshot, QueueSnapshot
 from streaq.telemetry import names
 from streaq.telemetry.cells import Block
 from streaq.telemetry.names import Metric
@@ -123,12 +123,23 @@ def _queue_blocks(snapshot: QueueSnapshot) -> Iterator[Block]:
 
 def _cron_blocks(snapshot: QueueSnapshot) -> Iterator[Block]:
     for cron in snapshot.crons:
+        if _is_deleted(cron, snapshot):
+            continue
         labels = (snapshot.queue, cron.name)
         yield _block(names.CRON_MISSED, labels, cron.missed)
         if cron.last_success_ms is not None:
             yield _block(names.CRON_LAST_SUCCESS, labels, cron.last_success_ms / 1000)
         if cron.next_ms is not None:
             yield _block(names.CRON_NEXT_RUN, labels, cron.next_ms / 1000)
+
+
+def _is_deleted(cron: CronSnapshot, snapshot: QueueSnapshot) -> bool:
+    """Whether no worker has the job in its code any more. Redis remembers it for a week, and would
+    have somebody woken up because it is not fired. Without a worker, nobody can tell.
+    """
+    return bool(snapshot.workers) and not any(
+        cron.name in worker.get("functions", (cron.name,)) for worker in snapshot.workers
+    )
 
 
 def _block(metric: Metric, labels: tuple[str, ...], value: float) -> Block:

@@ -130,6 +130,21 @@ def test_it_has_a_runbook_for_the_person_woken_up(alert: dict[str, Any]) -> None
     assert re.findall(r"^## (.+)$", text, re.MULTILINE) == HEADINGS
 
 
-def test_no_runbook_is_left_without_its_alert() -> None:
-    wanted = {alert["annotations"]["runbook_url"].rsplit("/", 1)[1] for alert in ALERTS}
-    assert {page.name for page in RUNBOOKS.glob("*.md")} - {"README.md"} == wanted
+def test_each_alert_has_a_runbook_of_its_own_and_each_runbook_an_alert() -> None:
+    wanted = [alert["annotations"]["runbook_url"].rsplit("/", 1)[1] for alert in ALERTS]
+    assert sorted(wanted) == sorted({page.name for page in RUNBOOKS.glob("*.md")} - {"README.md"})
+
+
+def test_the_list_of_runbooks_says_what_the_rules_say() -> None:
+    text = (RUNBOOKS / "README.md").read_text(encoding="utf-8")
+    listed = re.findall(
+        r"^\| (Streaq\w+) \| (\w+) \| \[([\w-]+)\]\(\3\.md\) \|$", text, re.MULTILINE
+    )
+    assert listed == [
+        (
+            alert["alert"],
+            alert["labels"]["severity"],
+            alert["annotations"]["runbook_url"][:-3].rsplit("/", 1)[1],
+        )
+        for alert in ALERTS
+    ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 import anyio
 import pytest
@@ -54,6 +55,23 @@ class Bench:
 @pytest.fixture
 def bench() -> Bench:
     return Bench()
+
+
+@pytest.mark.parametrize(
+    ("workers", "told"),
+    [
+        ([{"functions": ["tidy", "new"]}, {"functions": ["other"]}], {"tidy", "new"}),
+        ([{"functions": ["new"]}, {"functions": ["new", "other"]}], {"new"}),
+        ([], {"tidy", "new"}),
+    ],
+    ids=["one worker has it", "deleted from the code", "nobody is there to tell"],
+)
+def test_a_job_that_was_deleted_from_the_code_is_told_of_no_more(
+    workers: list[dict[str, list[str]]], told: set[str]
+) -> None:
+    reader = QueueReader(lambda: replace(SNAPSHOT, workers=workers))
+    jobs = {b.labels[1] for b in reader.blocks() if b.metric.name == "streaq_cron_missed_total"}
+    assert jobs == told
 
 
 def test_every_number_is_told_and_what_is_unknown_is_left_out(bench: Bench) -> None:
