@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import resource
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from benchmarks.entrants import Entrant
 from benchmarks.server import Counters
-from benchmarks.stage import Stage, Tally
+from benchmarks.stage import RunError, Stage, Tally
 
 
 class Metrics(dict[str, float]):
@@ -136,7 +137,16 @@ def abort(entrant: Entrant, setup: Setup) -> Metrics:
 def waiters(entrant: Entrant, setup: Setup) -> Metrics:
     with Stage(entrant, {"waits": True}) as stage:
         stage.start_workers()
-        told = stage.client("waiters", "--n", setup.n, timeout=setup.patience_s * 4)
+        try:
+            told = stage.client("waiters", "--n", setup.n, timeout=setup.patience_s * 4)
+        except RunError as error:
+            if "Too many open files" not in str(error):
+                raise
+            most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+            raise RunError(
+                f"cannot: {setup.n:,} waiters take more connections than the {most:,} files that a "
+                "process may have open here"
+            ) from error
         received = stage.server.info()["total_connections_received"]
         return Metrics(
             seconds=told["seconds"],

@@ -15,7 +15,7 @@ from benchmarks.bars import plain
 from benchmarks.entrants import Entrant
 from benchmarks.figures import Book, Cell
 from benchmarks.measures import Setup
-from benchmarks.stage import RunError, Stage
+from benchmarks.stage import RunError, Stage, without_folders
 from benchmarks.venvs import HERE
 from benchmarks.workloads import Workload
 
@@ -104,7 +104,7 @@ class Session:
         try:
             metrics = workload.measure(entrant, replace(setup, n=n))
         except Exception as error:  # noqa: BLE001 - whatever it is, the other cells go on
-            why = str(error) if isinstance(error, RunError) else repr(error)[:200]
+            why = str(error) if isinstance(error, RunError) else without_folders(repr(error))[:200]
             cell.fail(why)
             say(f"{workload.name:11} {entrant.name:15} {why}")
             return

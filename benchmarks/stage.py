@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from benchmarks.server import Server
 from benchmarks.venvs import HERE, python_of
 
 HEAD = 4  # cells before the samples: count, first, last, number of samples
+FOLDERS = re.compile(r"(?<![\w.:/])/(?:[\w.@+-]+/)+")
 READY_S = 60
 STALL_S = 30
 
@@ -234,7 +236,14 @@ def _last_line(text: str) -> str:
     """The line that says what went wrong: the last that names an error, or just the last."""
     lines = [line.strip(" |+-") for line in text.splitlines() if line.strip(" |+-")]
     named = [line for line in lines if "Error: " in line or "Exception: " in line]
-    return (named or lines or ["no message"])[-1][:200]
+    return without_folders((named or lines or ["no message"])[-1])[:200]
+
+
+def without_folders(text: str) -> str:
+    """The text with file names alone, since what is kept and published says nothing of whose
+    machine it was.
+    """
+    return FOLDERS.sub("", text)
 
 
 def _tree(pid: int) -> list[int]:

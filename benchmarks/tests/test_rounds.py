@@ -11,6 +11,7 @@ from benchmarks.entrants import BY_NAME, Entrant
 from benchmarks.figures import Book
 from benchmarks.measures import Metrics, Setup, within
 from benchmarks.rounds import Plan, Session
+from benchmarks.stage import without_folders
 from benchmarks.workloads import Workload
 
 OURS, SAQ = BY_NAME["ours"], BY_NAME["saq"]
@@ -51,6 +52,21 @@ def test_an_error_of_any_kind_costs_its_own_run_only(book: Book) -> None:
     assert (failed.note, failed.failed) == ("ConnectionResetError('gone')", 2)
     assert again.median("drain", "saq", "rate") == 7
     assert again.median("spin", "ours", "rate") == 9
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("No such file: '/home/me/.venvs/docket/lib/METADATA'", "No such file: 'METADATA'"),
+        (
+            "cannot connect to redis://127.0.0.1:6379/0",
+            "cannot connect to redis://127.0.0.1:6379/0",
+        ),
+        ("3/4 of http://host/a/b", "3/4 of http://host/a/b"),
+    ],
+)
+def test_what_is_kept_names_no_folder(text: str, kept: str) -> None:
+    assert without_folders(text) == kept
 
 
 def test_what_was_measured_is_on_disk_before_the_next_run(book: Book) -> None:
