@@ -24,8 +24,18 @@ COLOURS = {
     "floor": "#ced4da",
 }
 INK, SOFT, GRID = "#212529", "#6c757d", "#e9ecef"
-ROOMS = ["#d9480f", "#f08c00", "#f5c26b", "#1864ab", "#4dabf7", "#0b7285", "#adb5bd", "#dee2e6"]
-REDIS = {"Redis: scripts": "#5f3dc4", "Redis: everything else": "#b197fc"}
+ROOMS = {
+    "user call": "#d9480f",
+    "serialising": "#f08c00",
+    "hooks and telemetry": "#adb5bd",
+    "client": "#f5c26b",
+    "broker: arguments and replies": "#1864ab",
+    "engine: claim, run, classify, settle": "#4dabf7",
+    "scheduling": "#0b7285",
+    "other": "#dee2e6",
+    "Redis: scripts": "#5f3dc4",
+    "Redis: everything else": "#b197fc",
+}
 STYLE = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
@@ -130,15 +140,13 @@ def one_bar(axes: plt.Axes, row: int, bar: dict, *, ours: bool) -> None:
 def budget(stacks: list[dict], out: Path) -> str:
     """The parts of one task's time side by side: what the worker spends, then what Redis does."""
     figure, axes = plt.subplots(figsize=(WIDTH, 0.5 * len(stacks) + 1.7), layout="constrained")
-    names = list(dict.fromkeys(name for stack in stacks for name, _ in stack["parts"]))
-    names.sort(key=lambda name: name in REDIS)
-    rooms = iter(ROOMS)
-    colours = {name: REDIS.get(name) or next(rooms) for name in names}
+    met = {name for stack in stacks for name, us in stack["parts"] if us}
+    names = [name for name in ROOMS if name in met]
     for row, stack in enumerate(stacks):
         left, of = 0.0, dict(stack["parts"])
         for name in names:
             us = of.get(name, 0.0)
-            axes.barh(row, us, left=left, height=0.62, color=colours[name], edgecolor="white")
+            axes.barh(row, us, left=left, height=0.62, color=ROOMS[name], edgecolor="white")
             left += us
         axes.annotate(
             f"{left:.1f} us",
@@ -152,7 +160,7 @@ def budget(stacks: list[dict], out: Path) -> str:
     axes.set_ylim(len(stacks) - 0.4, -0.6)
     axes.margins(x=0.1)
     frame(axes, "microseconds of processor time for one task")
-    handles = [plt.Rectangle((0, 0), 1, 1, color=colours[name]) for name in names]
+    handles = [plt.Rectangle((0, 0), 1, 1, color=ROOMS[name]) for name in names]
     figure.legend(handles, names, loc="outside upper left", ncols=4, frameon=False, fontsize=8)
     return save(figure, out, "budget")
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from benchmarks import charts
 from benchmarks.charts import CHARTS, captions, spec
 from benchmarks.figures import Book
-from benchmarks.profile import Budget
+from benchmarks.profile import OTHER, ROOMS, Budget
 from benchmarks.tests.test_harness import book_of
+from benchmarks.venvs import HERE
 from benchmarks.workloads import BY_NAME
 
 
@@ -48,6 +49,12 @@ def test_colours_tell_us_from_the_peers() -> None:
         "saq": "peer",
         "floor": "floor",
     }
+
+
+def test_every_room_of_the_budget_has_a_colour() -> None:
+    rooms = {name.partition(" (")[0] for name in (*(name for name, _ in ROOMS), OTHER)}
+    named = (HERE / "plots.py").read_text()
+    assert [room for room in rooms if f'"{room}": "#' not in named] == []
 
 
 def test_the_parts_of_a_budget_add_up_to_worker_and_redis() -> None:
