@@ -117,5 +117,6 @@ def test_scaling_follows_the_age_of_the_oldest_due_task() -> None:
     assert "replicas" not in ALL["Deployment/streaq-worker"]["spec"], "the scaler decides"
     (trigger,) = spec["triggers"]
     assert trigger["metricType"] == "Value"
+    assert "fallback" not in spec, "KEDA before 2.18 takes it with AverageValue only"
     asked = {use.name for use in uses(parse(trigger["metadata"]["query"]))}
     assert asked == {QUEUE_OLDEST_DUE.name}
