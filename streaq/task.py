@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -36,7 +36,7 @@ def new_id() -> str:
     return urandom(16).hex()
 
 
-task_context: ContextVar[TaskContext] = ContextVar("streaq_task_context")
+task_context: ContextVar[Callable[[], TaskContext]] = ContextVar("streaq_task_context")
 
 
 def current_context() -> TaskContext:
@@ -45,7 +45,7 @@ def current_context() -> TaskContext:
     :raises StreaqError: outside of a running task.
     """
     try:
-        return task_context.get()
+        return task_context.get()()
     except LookupError:
         raise StreaqError("Context is only available in running tasks.") from None
 

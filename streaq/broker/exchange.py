@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from streaq.broker.publish import Change, parse_changes
@@ -178,6 +178,8 @@ def parse_reply(raw: list[Any]) -> Reply:
     )
 
 
+_new: Callable[..., Any] = tuple.__new__  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+"""Makes a named tuple in half the time that its own constructor takes."""
 PLAIN_FIELDS = 8
 _NOTHING_MORE = (b"",) * 8
 
@@ -186,11 +188,11 @@ def _claimed(r: list[Any], now: int) -> Claimed:
     plain, more = r[:PLAIN_FIELDS], r[PLAIN_FIELDS:]
     head, kind, value, links, trace, lost, log, first = more[0] if more else _NOTHING_MORE
     task_id, message_id, priority, tries, fn, args, made, due = plain
-    return Claimed(
+    return _new(Claimed, (
         task_id.decode(), message_id, priority.decode(), int(tries), fn.decode(), args, head,
         int(made), int(float(due)), kind.decode() or "immediate", value, links.decode(),
         trace.decode(), lost.decode(), log.decode(), now, int(float(first or 0)),
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
 def _refused(r: list[bytes]) -> Refused:

@@ -60,6 +60,11 @@ class Lease:
         """The attempt's traceparent; empty when nobody traces."""
         return self.attempt.mark.trace if self.attempt is not None else ""
 
+    def context(self) -> TaskContext:
+        """What the task can know about itself; made when it asks."""
+        c, task = self.claimed, self.function.task
+        return TaskContext(self.function.name, c.task_id, task.timeout, c.try_number, task.ttl)
+
     def cancel(self, cause: Cause) -> None:
         """Stop the attempt; the first cause stands."""
         if self.cause is None:
@@ -151,7 +156,8 @@ class Attempts:
             ending = attempt.mark.end or self._ending(attempt, outcome, began)
             # It refers to the attempt: a cycle, which only the garbage collector would free.
             attempt.mark.end = None
-        self._finished(Finished(lease, settle, _COUNTER[type(outcome)], ending))
+        lease.task = None  # its context refers to the lease: the same
+        self._finished(_new(Finished, (lease, settle, _COUNTER[type(outcome)], ending)))
 
     async def _outcome(self, lease: Lease, began: float) -> Outcome:
         """Decode, then run the body, with hooks around it if there are any."""
@@ -179,11 +185,8 @@ class Attempts:
         return args, kwargs
 
     async def _invoke(self, lease: Lease, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome:
-        function, claimed = lease.function, lease.claimed
-        task = function.task
-        task_context.set(
-            TaskContext(function.name, claimed.task_id, task.timeout, claimed.try_number, task.ttl)
-        )
+        function = lease.function
+        task_context.set(lease.context)
         policy = function.policy
         scope = self._new_scope()
         error: BaseException | None = None
@@ -206,7 +209,7 @@ class Attempts:
             lease.scope = None
         if succeeded:
             return await self._succeed(value)
-        return classify(error, self._cause(lease, scope, error), policy, claimed.try_number)
+        return classify(error, self._cause(lease, scope, error), policy, lease.claimed.try_number)
 
     async def _succeed(self, value: Any) -> Outcome:
         try:
@@ -288,7 +291,8 @@ class Attempts:
             self._worker_id, c.priority, c.due_ms, lease.trace, text, c.log, value,
         )  # fmt: skip
         flags = f.flags if status == "success" else f.flags.replace("c", "")
-        return End(c.task_id, c.message_id, c.priority, c.try_number, f.keep, flags, record)
+        fields = (c.task_id, c.message_id, c.priority, c.try_number, f.keep, flags, record)
+        return _new(End, fields)
 
     @staticmethod
     def _hand_over(

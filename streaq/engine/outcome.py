@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from enum import Enum, auto
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from streaq.types import StreaqCancelled, StreaqRetry
 from streaq.utils import to_ms
@@ -22,9 +22,10 @@ class Cause(Enum):
     TIMEOUT = auto()
 
 
-@dataclass(frozen=True, slots=True)
-class Succeeded:
-    """The body returned; ``raw`` is the value serialised."""
+class Succeeded(NamedTuple):
+    """The body returned; ``raw`` is the value serialised. A tuple, because it is made for nearly
+    every attempt, and a frozen dataclass takes three times as long.
+    """
 
     value: Any
     raw: bytes
