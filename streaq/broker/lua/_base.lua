@@ -18,6 +18,7 @@ local base = KEYS[1]
 local GROUP = 'workers'
 local RETURNED = '-'
 local DEFAULT_KEEP = 300000
+local DEFAULT_KEEP_TEXT = '300000'
 local DONE_LIST_LENGTH = 10000
 
 local clock = redis.call('TIME')
@@ -26,6 +27,8 @@ local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local function int(n)
   return string.format('%.0f', n)
 end
+
+local now_text = int(now)
 
 local function hash(flat)
   local t = {}
@@ -60,13 +63,19 @@ local longest_keep = 0
 local totals = {}
 
 local function tally(what, pri)
-  local field = what .. ' ' .. pri
-  totals[field] = (totals[field] or 0) + 1
+  local counts = totals[what]
+  if not counts then
+    counts = {}
+    totals[what] = counts
+  end
+  counts[pri] = (counts[pri] or 0) + 1
 end
 
 local function flush()
-  for field, count in pairs(totals) do
-    redis.call('HINCRBY', base .. 'totals', field, count)
+  for what, counts in pairs(totals) do
+    for pri, count in pairs(counts) do
+      redis.call('HINCRBY', base .. 'totals', what .. ' ' .. pri, count)
+    end
   end
   for pri, ids in pairs(dropped) do
     local stream = base .. 'stream:' .. pri

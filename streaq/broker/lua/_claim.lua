@@ -128,8 +128,8 @@ local function start(worker, registry, lease_ms, pri, msg, id, reserved)
     refuse(id, t, opts, status, reason, text)
     return
   end
-  local try = int(tonumber(t.try or 0) + 1)
-  redis.call('HSET', key, 'state', 'running', 'who', worker, 'try', try, 'began', int(now))
+  local try = t.try and int(tonumber(t.try) + 1) or '1'
+  redis.call('HSET', key, 'state', 'running', 'who', worker, 'try', try, 'began', now_text)
   local entry = { id, msg, pri, try, t.fn, t.args, t.made, t.due }
   if t.head or t.kind or t.log then
     entry[9] = {

@@ -20,7 +20,8 @@ local function put(id, record, keep)
   if keep ~= 0 then
     local key = base .. 'result:' .. id
     if keep > 0 then
-      redis.call('SET', key, record, 'PX', keep)
+      -- As a string: numbers are written with all their digits, which costs more than the rest.
+      redis.call('SET', key, record, 'PX', keep == DEFAULT_KEEP and DEFAULT_KEEP_TEXT or int(keep))
       longest_keep = math.max(longest_keep, keep)
     else
       redis.call('SET', key, record)

@@ -102,16 +102,18 @@ end
 
 -- running -> done
 local function settle_end(id, msg, pri, try, keep, flags, record)
-  local raw = redis.call('HMGET', base .. 'task:' .. id, 'msg', 'try', 'who', 'deps', 'fn')
+  local key = base .. 'task:' .. id
+  local raw = redis.call('HMGET', key, 'msg', 'try', 'who', 'deps')
   local code = fence(id, msg, try, 'end', raw)
   if code then
     return code
   end
-  if flags ~= '' and raw[5] then
+  local fn = flags ~= '' and redis.call('HGET', key, 'fn')
+  if fn then
     if string.find(flags, 'u', 1, true) then
-      unlock(raw[5], id)
+      unlock(fn, id)
     end
-    local cron = base .. 'cron:' .. raw[5]
+    local cron = base .. 'cron:' .. fn
     if string.find(flags, 'c', 1, true) and redis.call('EXISTS', cron) == 1 then
       redis.call('HSET', cron, 'ok', int(now))
     end
