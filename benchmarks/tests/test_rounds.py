@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import measures
 from benchmarks.entrants import BY_NAME, Entrant
 from benchmarks.figures import Book
 from benchmarks.measures import Metrics, Setup, within
 from benchmarks.rounds import Plan, Session
-from benchmarks.stage import without_folders
+from benchmarks.stage import RunError, without_folders
 from benchmarks.workloads import Workload
 
 OURS, SAQ = BY_NAME["ours"], BY_NAME["saq"]
@@ -149,3 +150,24 @@ def test_a_backlog_is_cut_to_what_can_be_enqueued_in_time() -> None:
     assert cap == (
         "only 100,000 wait and 10,000 are scheduled: to enqueue them all takes 5.0 min at its rate"
     )
+
+
+def test_waiters_beyond_the_file_limit_are_a_cap_with_a_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Full:
+        def __init__(self, *_: object) -> None: ...
+
+        def __enter__(self) -> Full:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def start_workers(self) -> None: ...
+
+        def client(self, *_: object, timeout: float) -> None:
+            raise RunError("waiters failed: OSError: [Errno 24] Too many open files: 'METADATA'")
+
+    monkeypatch.setattr(measures, "Stage", Full)
+    with pytest.raises(RunError, match=r"cannot: 10,000 waiters take more connections than the \d"):
+        measures.waiters(SAQ, Setup(n=10_000))
