@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -158,7 +159,7 @@ def test_waiters_beyond_the_file_limit_are_a_cap_with_a_reason(
     class Full:
         def __init__(self, *_: object) -> None: ...
 
-        def __enter__(self) -> Full:
+        def __enter__(self) -> Self:
             return self
 
         def __exit__(self, *_: object) -> None: ...
