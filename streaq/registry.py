@@ -92,7 +92,8 @@ class Registry:
         :param ttl: seconds its result is kept; None for ever, 0 not at all.
         :param unique: whether a second instance fails while one runs.
 
-        :raises StreaqError: for a name that is taken, or an option that can't work.
+        :raises StreaqError: for a name that is taken, an option that can't work, or a worker that
+            runs already.
 
         Example::
 
@@ -132,8 +133,8 @@ class Registry:
 
         The other parameters are those of ``task``.
 
-        :raises StreaqError: for an invalid crontab, a name that is taken, or an option that can't
-            work.
+        :raises StreaqError: for an invalid crontab, a name that is taken, an option that can't
+            work, or a worker that runs already.
 
         Example::
 
@@ -155,6 +156,8 @@ class Registry:
     def middleware(self, fn: Middleware) -> RegisteredMiddleware:
         """Wrap every task. The first registered is the outermost.
 
+        :raises StreaqError: when the worker runs already.
+
         Example::
 
             @worker.middleware
@@ -168,6 +171,7 @@ class Registry:
 
                 return wrapper
         """
+        self._check_not_running("This middleware")
         registered = RegisteredMiddleware(fn)
         self.middlewares.append(registered)
         return registered
@@ -175,11 +179,12 @@ class Registry:
     def include(self, other: Worker[Any]) -> None:
         """Take over another worker's tasks and cron jobs, for modules that define their own.
 
-        :raises StreaqError: for a name that both have (then none is taken over), or a worker that
-            is included already.
+        :raises StreaqError: for a name that both have (then none is taken over), a worker that is
+            included already, or when this one runs already.
         """
         if clash := sorted(set(self.registry) & set(other.registry)):
             raise StreaqError(f"Both workers have a task named {', '.join(clash)}.")
+        self._check_not_running(f"Worker {other.id}, to be included,")
         owner = cast("Worker[Any]", self)
         if other.owner() is self.owner():
             raise StreaqError(f"Worker {other.id} is included already.")
@@ -219,7 +224,11 @@ class Registry:
         self.registry[fn_name] = task
         return task
 
+    def _check_not_running(self, what: str) -> None:
+        """Refuse what comes too late for a worker that runs."""
+
     def _check(self, name: str, options: dict[str, Any]) -> None:
+        self._check_not_running(f"Task {name}")
         if name in self.registry:
             raise StreaqError(f"A task named {name} is registered already; give one a name=.")
         if "\n" in name or not name:

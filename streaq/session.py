@@ -162,6 +162,17 @@ class Session:
         """Refuse options that can't work."""
         check_start(task, self._worker.priorities, self._worker.tz)
 
+    def check_not_running(self, what: str) -> None:
+        """Refuse what comes too late for a worker that runs: it told Redis what it can run.
+
+        :raises StreaqError: when it does.
+        """
+        if self._life is not None:
+            raise StreaqError(
+                f"{what} comes too late: worker {self._worker.id} runs already. Register it before "
+                f"(import its module where the worker is made, or in the lifespan)."
+            )
+
     def running(self) -> int:
         """How many tasks run now."""
         return len(self._life.pump.running) if self._life is not None else 0

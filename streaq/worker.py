@@ -164,6 +164,9 @@ class Worker(Registry, Generic[C]):
             counters["running"] = running
         return f"worker {self.id} {repr(counters).replace(chr(39), '')}"
 
+    def _check_not_running(self, what: str) -> None:
+        self.owner()._session.check_not_running(what)  # noqa: SLF001 - another Worker
+
     # ---------------------------------------------------------------------- its life
 
     async def __aenter__(self) -> Self:

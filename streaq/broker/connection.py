@@ -79,7 +79,8 @@ class Connector:
     Constructing one checks the settings and does no I/O. Clients speak RESP2, so that a script's
     reply is plain lists of bytes on every server.
 
-    :raises StreaqError: settings that conflict or cannot work.
+    :raises StreaqError: settings that conflict or cannot work; a Cluster, and a redis-py whose
+        asyncio client for it can't subscribe to channels.
 
     Example::
 
@@ -89,6 +90,11 @@ class Connector:
     """
 
     def __init__(self, settings: ConnectionSettings) -> None:
+        if settings.cluster_nodes is not None and not hasattr(aredis.RedisCluster, "pubsub"):
+            raise StreaqError(
+                f"Redis Cluster needs redis-py 8 or newer, and {redis.__version__} is installed: "
+                f"pip install -U redis."
+            )
         self._settings = settings
         self._options = client_options(settings)
         self._sentinels: list[AsyncSentinel] = []

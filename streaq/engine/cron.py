@@ -19,6 +19,7 @@ hour each piece answers for what its own clock shows.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
@@ -126,14 +127,12 @@ class Crontab:
             else:
                 at = min(piece.start - 1, found - piece.offset + SPAN // 2)
 
-    def count_between(self, start_ms: int, end_ms: int, limit: int = 1000) -> int:
-        """Count the firings after ``start_ms`` and not after ``end_ms``; stop at ``limit``."""
-        count = 0
+    def between(self, start_ms: int, end_ms: int) -> Iterator[int]:
+        """Give the firings after ``start_ms`` and not after ``end_ms``, one by one."""
         moment = self.next_after(start_ms)
-        while count < limit and moment is not None and moment <= end_ms:
-            count += 1
+        while moment is not None and moment <= end_ms:
+            yield moment
             moment = self.next_after(moment)
-        return count
 
     def _piece(self, at: int) -> _Piece:
         """Find the piece that holds a moment, or as much of it as lies within SPAN of it."""

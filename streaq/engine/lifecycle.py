@@ -86,6 +86,7 @@ class Life:
         self.pump.look = self._scheduler.look
         self._leases: Leases
         self._reason = "cancelled"
+        self._signalled = False
 
     async def run(self, task_status: TaskStatus[None]) -> None:
         """Work until a signal, the end of the burst, or cancellation."""
@@ -120,7 +121,8 @@ class Life:
             group.start_soon(sweep_forever, broker, settings.lease_ms, pump.reclaim_soon)
             task_status.started()
             await pump.run()
-            self._reason = "drained"
+            if not self._signalled:
+                self._reason = "drained"
             group.cancel_scope.cancel()
 
     async def _stop(self) -> None:
@@ -207,7 +209,7 @@ class Life:
                 async for signum in signals:
                     worker_id = self._settings.worker_id
                     logger.info("received %s: worker %s stops", signum.name, worker_id)
-                    self._reason = signum.name
+                    self._reason, self._signalled = signum.name, True
                     self._health.stopping()
                     if self.pump.drain():
                         group.start_soon(self._end_grace)

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, tzinfo
+from itertools import islice
 from typing import TYPE_CHECKING
 from uuid import NAMESPACE_URL, uuid5
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -36,6 +37,7 @@ logger = logging.getLogger("streaq")
 
 TICK_BATCH = 500
 COUNT_MISSED_UP_TO = 10_000
+COUNT_AT_ONCE = 50
 
 
 @dataclass(slots=True)
@@ -128,7 +130,7 @@ class Scheduler:
         try:
             crontab = Crontab.parse(expression, self._zone(tz))
             next_ms = crontab.next_after(max(now_ms, due_ms))
-            missed = crontab.count_between(due_ms, now_ms, COUNT_MISSED_UP_TO)
+            missed = await count_missed(crontab, due_ms, now_ms)
         except StreaqError as e:
             logger.error("schedule %s is dropped: %s", schedule_id, e)  # noqa: TRY400 - one line
         task_id = uuid5(NAMESPACE_URL, f"streaq:{schedule_id}:{due_ms}").hex
@@ -175,7 +177,7 @@ class Scheduler:
         job.next_ms = job.crontab.next_after(max(now_ms, due_ms))
         missed = 0
         if since_ms is not None:
-            missed = job.crontab.count_between(since_ms, due_ms - 1, COUNT_MISSED_UP_TO)
+            missed = await count_missed(job.crontab, since_ms, due_ms - 1)
         task_id = uuid5(NAMESPACE_URL, f"streaq:{self._settings.queue}:{name}:{due_ms}").hex
         headers: dict[str, str] = {}
         event = Enqueue(
@@ -207,6 +209,18 @@ class Scheduler:
 
     def _tell(self, event: Cron) -> None:
         self._hooks.emit(self._hooks.on_cron, event)
+
+
+async def count_missed(crontab: Crontab, start_ms: int, end_ms: int) -> int:
+    """Count firings after one moment and not after another; so many may take a while, in which
+    the event loop has its turns.
+    """
+    count = 0
+    for _ in islice(crontab.between(start_ms, end_ms), COUNT_MISSED_UP_TO):
+        count += 1
+        if count % COUNT_AT_ONCE == 0:
+            await anyio.lowlevel.checkpoint()
+    return count
 
 
 async def sweep_forever(broker: Broker, lease_ms: int, reclaim: Callable[[], None]) -> None:

@@ -297,6 +297,16 @@ async def test_nobody_there() -> None:
     assert "hunter2" not in said
 
 
+async def test_a_cluster_with_an_old_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(aredis.RedisCluster, "pubsub")
+    monkeypatch.setattr(redis, "__version__", "7.4.0")
+    with pytest.raises(StreaqError) as e:
+        Connector(ConnectionSettings(cluster_nodes=[("localhost", 6379)]))
+    assert str(e.value) == (
+        "Redis Cluster needs redis-py 8 or newer, and 7.4.0 is installed: pip install -U redis."
+    )
+
+
 async def test_no_socket_there(tmp_path: Path) -> None:
     assert "no Redis server answers" in await complaint(url=f"unix://{tmp_path}/no.sock")
 

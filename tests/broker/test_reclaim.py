@@ -156,14 +156,16 @@ async def test_what_is_left_to_reclaim_is_told(bench: Bench) -> None:
 
 
 async def test_dead_ones_are_found_behind_many_that_run(bench: Bench) -> None:
-    """One XAUTOCLAIM looks at ten messages for each it may return."""
+    """One XAUTOCLAIM looks at ten messages for each it may return, which is not far."""
     busy, dead, other = [await bench.worker(f"w{i}") for i in (1, 2, 3)]
-    await bench.broker.publish([[task(f"t{i}")] for i in range(500)])
-    await busy.claim(495)
+    await bench.broker.publish([[task(f"t{i}")] for i in range(12_005)])
+    await busy.claim(12_000)
     await dead.claim(5)
     await dead.dies()
-    claimed = await other.claim(2, reclaim=True)
-    assert [c.task_id for c in claimed] == ["t495", "t496"]
+    for i in range(5):
+        (claimed,) = await other.claim(1, reclaim=True)
+        assert claimed.task_id == f"t{12_000 + i}"
+    assert await other.claim(1, reclaim=True) == []
 
 
 async def test_an_abort_of_a_dead_workers_task_ends_it_when_it_is_reclaimed(bench: Bench) -> None:

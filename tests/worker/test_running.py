@@ -4,6 +4,8 @@ signals, and leases."""
 from __future__ import annotations
 
 import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import anyio
 import pytest
@@ -433,10 +435,63 @@ async def test_a_worker_among_others_stops_by_itself(
     make_worker: MakeWorker, signum: signal.Signals
 ) -> None:
     """In a user's own process, ``run_async`` returns and what was set up before is set up again."""
-    worker = make_worker(handle_signals=True)
+    log = Log()
+    worker = make_worker(handle_signals=True, hooks=[log])
     before = signal.getsignal(signum)
     async with anyio.create_task_group() as group:
         await group.start(worker.run_async)
         await until(lambda: signal.getsignal(signum) is not before)
         signal.raise_signal(signum)
     assert signal.getsignal(signum) is before
+    assert log.seen == [f"stop {signum.name}"]
+
+
+async def test_a_burst_stops_because_the_queue_is_drained(make_worker: MakeWorker) -> None:
+    log = Log()
+    worker = make_worker(hooks=[log])
+    worker.burst = True
+    await worker.run_async()
+    assert log.seen == ["stop drained"]
+
+
+# ----------------------------------------------------------- functions that come late
+
+
+async def test_what_is_registered_while_the_worker_runs_is_refused(make_worker: MakeWorker) -> None:
+    """It would be unknown to this run, and its tasks refused."""
+    worker, other = make_worker(id="w1"), make_worker()
+
+    @other.task(name="other")
+    async def task() -> None: ...
+
+    async with running(worker):
+        for what, register in {
+            "Task late": lambda: worker.task(name="late")(task.fn),
+            "Task often": lambda: worker.cron("* * * * *", name="often")(task.fn),
+            "This middleware": lambda: worker.middleware(lambda call: call),
+            f"Worker {other.id}, to be included,": lambda: worker.include(other),
+        }.items():
+            with pytest.raises(StreaqError) as e:
+                register()
+            assert str(e.value).startswith(f"{what} comes too late: worker w1 runs already.")
+    assert (worker.registry, worker.middlewares) == ({}, [])
+    worker.include(other)
+
+    async with running(worker):
+        assert (await (await task.enqueue()).result(5)).success
+        with pytest.raises(StreaqError, match="comes too late"):
+            other.task(name="late")(task.fn)
+
+
+async def test_the_lifespan_may_register(make_worker: MakeWorker) -> None:
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        worker.task(name="late")(late)
+        yield
+
+    async def late() -> str:
+        return "late"
+
+    worker = make_worker(lifespan=lifespan)
+    async with running(worker):
+        assert (await (await worker.enqueue_unsafe("late")).result(5)).result == "late"

@@ -151,23 +151,16 @@ local function read(worker, stream, count)
   return reply and reply[1][2] or {}
 end
 
--- Messages of dead workers, and messages that were handed back. One call scans ten messages for
--- each it may return, so long-running tasks at the head must not hide the dead ones behind them.
+-- Messages of dead workers, and messages that were handed back. XAUTOCLAIM would look at but ten
+-- messages for each that it may return: long-running tasks at the head would hide the dead ones.
 local function reclaim(worker, stream, lease_ms, count)
-  local found, cursor = {}, '0-0'
-  for _ = 1, 1000 do
-    local reply = redis.pcall('XAUTOCLAIM', stream, GROUP, worker, lease_ms, cursor,
-      'COUNT', count - #found)
-    if reply.err then
-      break
-    end
-    for _, entry in ipairs(reply[2]) do
-      found[#found + 1] = entry
-    end
-    cursor = reply[1]
-    if cursor == '0-0' or #found >= count then
-      break
-    end
+  local idle = redis.pcall('XPENDING', stream, GROUP, 'IDLE', lease_ms, '-', '+', count)
+  if idle.err or #idle == 0 then
+    return {}
   end
-  return found
+  local command = { 'XCLAIM', stream, GROUP, worker, lease_ms }
+  for _, entry in ipairs(idle) do
+    command[#command + 1] = entry[1]
+  end
+  return redis.call(unpack(command))
 end

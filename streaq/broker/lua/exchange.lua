@@ -188,7 +188,7 @@ if want + reserve > 0 then
   for _, pri in ipairs(priorities) do
     local stream = base .. 'stream:' .. pri
     if ARGV[6] ~= '0' then
-      local room = want
+      local room = math.min(want, 1000)
       local found = room > 0 and reclaim(worker, stream, lease_ms, room) or {}
       take(pri, found)
       more = #found == room and 1 or more
