@@ -18,6 +18,7 @@ from streaq.telemetry.names import BUILD_INFO, METRICS, Metric
 from streaq.types import StreaqError
 from tests.stack.conftest import ROOT, dashboards
 from tests.stack.expressions import Use, parse, uses
+from tests.stack.showcase import LATE
 from tools.dashboards import promql
 from tools.dashboards.__main__ import render
 from tools.dashboards.links import UIDS
@@ -63,6 +64,13 @@ def test_people_find_them_at_the_top_of_the_repository() -> None:
         path.name: path.read_text(encoding="utf-8") for path in (ROOT / "dashboards").glob("*.json")
     }
     assert found == render()
+
+
+def test_their_pictures_are_shown_in_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for picture in (*(f"{Path(name).stem}.png" for name in DASHBOARDS), LATE):
+        assert (ROOT / "docs" / "images" / picture).read_bytes().startswith(b"\x89PNG")
+        assert re.search(rf"!\[[^\]]+\]\(docs/images/{picture}\)", readme), picture
 
 
 def test_they_come_out_of_the_package_as_they_are(tmp_path: Path) -> None:
@@ -222,6 +230,17 @@ def test_it_has_a_unit(panel: dict[str, Any]) -> None:
         columns = [title for field, title in renamed.items() if field.startswith("Value")]
         assert units == columns
         assert len(columns) == len(panel["targets"])
+
+
+@pytest.mark.parametrize("panel", [one for one in every_panel() if one.values[0]["type"] == "stat"])
+def test_a_tile_shows_what_is_and_not_what_was(panel: dict[str, Any]) -> None:
+    """With the last number there was, it would stay green when everything has stopped."""
+    assert panel["options"]["reduceOptions"]["calcs"] == ["last"]
+    (target,) = panel["targets"]
+    assert target["expr"].endswith(" or vector(NaN)")
+    (mapping,) = panel["fieldConfig"]["defaults"]["mappings"]
+    assert mapping["options"]["match"] == "null+nan"
+    assert mapping["options"]["result"]["text"] == panel["fieldConfig"]["defaults"]["noValue"]
 
 
 @each_panel

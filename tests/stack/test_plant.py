@@ -151,6 +151,14 @@ def test_it_gives_data_when_it_should_and_none_when_it_should_not(ask: Ask, well
         assert well.answers[ask.name], interpolate(ask.target["expr"], well.plant.window())
 
 
+@pytest.mark.parametrize(
+    "ask", [ask for ask in ASKS if ask.panel["type"] == "stat"], ids=lambda ask: ask.name
+)
+def test_a_tile_is_one_number(ask: Ask, well: Shift) -> None:
+    plant = well.plant
+    assert len(plant.prometheus.target(ask.panel, ask.target, plant.window())) == 1
+
+
 def test_panels_listed_as_empty_exist() -> None:
     assert set(EMPTY_WHEN_WELL) <= {ask.panel["title"] for ask in ASKS}
 

@@ -102,6 +102,7 @@ def _tiles() -> list[Panel]:
             "percentunit",
             theme.SATURATION,
             no_value="No workers",
+            no_color=theme.BAD,
             decimals=0,
         ),
         stat(
@@ -116,7 +117,8 @@ def _tiles() -> list[Panel]:
             "Error budget left",
             f"Of the {1 - theme.WAIT_TARGET:.0%} of attempts that may wait longer than "
             f"{OBJECTIVE}, the share not yet used up in the time range shown. Below zero the "
-            "objective is missed (-100 % stands for worse): stop what can wait, add workers.",
+            "objective is missed (-100 % stands for worse): stop what can wait, add workers. "
+            "A task that still waits is counted once it has started.",
             Query(_budget()),
             "percentunit",
             theme.BUDGET,

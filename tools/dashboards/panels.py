@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from tools.dashboards.theme import SERIES, Json, neutral, only_bad
+from tools.dashboards.theme import MISSING, SERIES, Json, neutral, only_bad
 
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 BAR_WIDTH = "1m"
@@ -51,28 +51,35 @@ def stat(
     thresholds: Json,
     *,
     width: int = 4,
-    no_value: str = "–",
+    no_value: str = "No data",
+    no_color: str = MISSING,
     spark: bool = True,
     decimals: int | None = None,
-    mappings: Sequence[Json] = (),
-    link: Json | None = None,
 ) -> Panel:
-    """One number in the colour of its threshold, over its recent course."""
+    """One number in the colour of its threshold, over its recent course.
+
+    ``no_value`` and ``no_color`` are for when there is none *now*: the last that there was would
+    say that all is well long after everything has stopped.
+    """
     options = {
         "colorMode": "background",
         "graphMode": "area" if spark else "none",
         "justifyMode": "auto",
         "orientation": "auto",
         "percentChangeColorMode": "standard",
-        "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
+        "reduceOptions": {"calcs": ["last"], "fields": "", "values": False},
         "showPercentChange": False,
         "textMode": "value",
         "wideLayout": True,
     }
-    defaults = _defaults(unit, thresholds, "thresholds", decimals, [link] if link else [])
+    defaults = _defaults(unit, thresholds, "thresholds", decimals, [])
     defaults["noValue"] = no_value
-    defaults["mappings"] = list(mappings)
-    body = _panel("stat", title, description, [query], defaults, options)
+    missing = {"text": no_value, "color": no_color, "index": 0}
+    defaults["mappings"] = [
+        {"type": "special", "options": {"match": "null+nan", "result": missing}}
+    ]
+    now = replace(query, expr=f"{query.expr} or vector(NaN)")
+    body = _panel("stat", title, description, [now], defaults, options)
     return Panel(body, width, 4)
 
 

@@ -15,6 +15,8 @@ Json: TypeAlias = dict[str, Any]
 OK = "green"
 WARN = "yellow"
 BAD = "red"
+MISSING = "#5a6069"
+"""Of a number that there is none of now."""
 
 WAIT_OBJECTIVE_S = 10.0
 """An attempt should start within this many seconds of being due (a bucket of the histogram)."""

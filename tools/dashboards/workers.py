@@ -84,6 +84,7 @@ def _tiles() -> list[Panel]:
             "s",
             theme.OLDEST_RUNNING,
             no_value="Idle",
+            no_color=theme.OK,
         ),
         stat(
             "Event loop lag",

@@ -1,6 +1,5 @@
 // One component per kind of panel, each a thin wrapper around Grafana's own.
 import {
-  ReducerID,
   VizOrientation,
   getDisplayValueAlignmentFactors,
   getFieldDisplayValues,
@@ -81,7 +80,7 @@ function Nothing({ panel, width, height, theme }: BodyProps) {
 function displays({ panel, frames, theme }: BodyProps, sparkline: boolean) {
   return getFieldDisplayValues({
     fieldConfig: panel.fieldConfig,
-    reduceOptions: { calcs: [ReducerID.lastNotNull], values: false },
+    reduceOptions: panel.options.reduceOptions,
     replaceVariables: identity as any,
     theme,
     data: frames,
