@@ -62,8 +62,11 @@ class Queries:
 
     async def result(self, task_id: str, timeout_s: float | None) -> TaskResult[Any]:
         """The result, waited for."""
-        with anyio.fail_after(timeout_s):
+        raw = None
+        with anyio.move_on_after(timeout_s):
             raw = await self._broker.wait_result(task_id)
+        if raw is None:
+            raise TimeoutError(f"Task {task_id} has not ended within {timeout_s:g} s.")
         return await self.read_result(raw)
 
     async def read_result(self, raw: bytes) -> TaskResult[Any]:

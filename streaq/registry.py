@@ -217,7 +217,9 @@ class Registry:
         return Task(args, kwargs, placeholder, placeholder.worker)
 
     def _register(self, fn: Callable[..., Any], name: str | None, options: dict[str, Any]) -> Any:
-        fn_name = name or fn.__qualname__
+        if not callable(fn):
+            raise StreaqError(f"{fn!r} is not a function, and can't be a task.")
+        fn_name = name or getattr(fn, "__qualname__", "")
         self._check(fn_name, options)
         kind: Any = AsyncRegisteredTask if is_async_task(fn) else SyncRegisteredTask
         task = kind(fn=fn, fn_name=fn_name, worker=cast("Worker[Any]", self), **options)
@@ -232,7 +234,7 @@ class Registry:
         if name in self.registry:
             raise StreaqError(f"A task named {name} is registered already; give one a name=.")
         if "\n" in name or not name:
-            raise StreaqError(f"{name!r} can't be the name of a task.")
+            raise StreaqError(f"{name!r} can't be the name of a task; give it another with name=.")
         tries = options["max_tries"]
         if tries is not None and tries < 1:
             raise StreaqError(f"Task {name}: max_tries must be at least 1, or None; it is {tries}.")

@@ -131,20 +131,26 @@ class Worker(Registry, Generic[C]):
             sentinel_kwargs, cluster_nodes,
         )  # fmt: skip
         #: name of this worker, as results, logs and listings show it
-        self.id = id or uuid4().hex[:8]
-        self.queue_name = queue_name
+        self.id = _name("id", id or uuid4().hex[:8])
+        self.queue_name = _name("queue_name", queue_name)
         self.concurrency = _at_least(1, "concurrency", concurrency)
-        self.sync_concurrency = _at_least(1, "sync_concurrency", sync_concurrency or concurrency)
+        threads = concurrency if sync_concurrency is None else sync_concurrency
+        self.sync_concurrency = _at_least(1, "sync_concurrency", threads)
         self.prefetch = _at_least(0, "prefetch", prefetch or 0)
         #: highest first; the caller's own list is left as it is
         self.priorities = _priorities(priorities)
         self.default_priority = self.priorities[-1] if priorities else DEFAULT_PRIORITY
         self.lifespan = lifespan
+        if signing_secret == "":
+            raise StreaqError("signing_secret is empty; leave it out if nothing is to be signed.")
+        if max_payload_bytes is not None:
+            _at_least(1, "max_payload_bytes", max_payload_bytes)
         self.codec = Codec(serializer, deserializer, signing_secret, max_payload_bytes)
-        self.tz = tz
+        self.tz = _time_zone(tz)
         self.handle_signals = handle_signals
         self.idle_timeout_ms = _at_least(100, "idle_timeout (in ms)", to_ms(idle_timeout))
-        self.grace_period_s = to_seconds(grace_period) or 0.0
+        grace_ms = _at_least(0, "grace_period (in ms)", to_ms(grace_period))
+        self.grace_period_s = grace_ms / 1000
         self.anyio_backend, self.anyio_kwargs = anyio_backend, dict(anyio_kwargs or {})
         self.extra_hooks, self.telemetry = list(hooks), telemetry
         #: what ``/livez`` and ``/readyz`` go by
@@ -350,10 +356,25 @@ def _priorities(given: Sequence[str] | None) -> list[str]:
         raise StreaqError("priorities can't be empty; leave it out for low, normal and high.")
     if len(set(names)) != len(names):
         raise StreaqError(f"priorities must differ from each other; got {', '.join(names)}.")
-    return names[::-1]
+    return [_name("a priority", name) for name in names[::-1]]
 
 
-def _at_least(least: int, name: str, value: int) -> int:
+def _name(what: str, given: object) -> str:
+    """What keys and records in Redis can hold: a line of text."""
+    if not isinstance(given, str) or not given or "\n" in given:
+        raise StreaqError(f"{what} must be text without line breaks; it is {given!r}.")
+    return given
+
+
+def _time_zone(given: object) -> tzinfo:
+    if not isinstance(given, tzinfo):
+        raise StreaqError(f"tz must be a tzinfo, as ZoneInfo('Europe/Berlin'); it is {given!r}.")
+    return given
+
+
+def _at_least(least: int, name: str, value: object) -> int:
+    if not isinstance(value, int):
+        raise StreaqError(f"{name} must be a whole number; it is {value!r}.")
     if value < least:
         raise StreaqError(f"{name} must be at least {least}; it is {value}.")
     return value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -384,3 +385,42 @@ async def test_a_task_that_somebody_changed_in_redis_stalls_no_worker(
         "The task could not be read: what Redis holds of it was changed."
     )
     assert worker.counters == {"completed": 1, "failed": 1}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"id": "a\nb"}, "id must be text without line breaks; it is 'a\\nb'."),
+        ({"queue_name": ""}, "queue_name must be text without line breaks; it is ''."),
+        ({"queue_name": "a\n"}, "queue_name must be text without line breaks; it is 'a\\n'."),
+        ({"priorities": ["x", ""]}, "a priority must be text without line breaks; it is ''."),
+        ({"priorities": [1]}, "a priority must be text without line breaks; it is 1."),
+        ({"concurrency": "4"}, "concurrency must be a whole number; it is '4'."),
+        ({"sync_concurrency": 0}, "sync_concurrency must be at least 1; it is 0."),
+        ({"grace_period": -1}, "grace_period (in ms) must be at least 0; it is -1000."),
+        ({"max_payload_bytes": 0}, "max_payload_bytes must be at least 1; it is 0."),
+        (
+            {"signing_secret": ""},
+            "signing_secret is empty; leave it out if nothing is to be signed.",
+        ),
+        (
+            {"tz": "Europe/Berlin"},
+            "tz must be a tzinfo, as ZoneInfo('Europe/Berlin'); it is 'Europe/Berlin'.",
+        ),
+    ],
+)
+def test_settings_that_would_break_things_later(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(StreaqError) as e:
+        Worker(**options)
+    assert str(e.value) == message
+
+
+def test_what_cannot_be_a_task() -> None:
+    worker = Worker()
+    register: Any = worker.task
+    with pytest.raises(StreaqError, match="5 is not a function"):
+        register(5)
+    nameless = partial(print, "x")
+    with pytest.raises(StreaqError, match="give it another with name="):
+        register(nameless)
+    assert register(name="named")(nameless).fn_name == "named"
