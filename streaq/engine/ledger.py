@@ -6,6 +6,7 @@ they cost then costs no throughput, because the worker would wait for Redis anyw
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ class Ledger:
         self._emit = hooks.emit
         self._queue = queue
         self._worker_id = worker_id
-        self._waiting: list[tuple[Callable[[Any, Any], None], object, object]] = []
+        self._waiting: deque[tuple[Callable[[Any, Any], None], object, object]] = deque()
         self._slots: dict[str, Slot] = {
             "success": hooks.on_finish,
             "failed": hooks.on_fail,
@@ -74,8 +75,10 @@ class Ledger:
 
     def tell(self) -> None:
         """Tell the hooks of everything since the last time, in its order."""
-        waiting, self._waiting = self._waiting, []
-        for call, first, second in waiting:
+        waiting = self._waiting
+        while waiting:
+            # One by one: what cannot be told must not take what comes after it along.
+            call, first, second = waiting.popleft()
             call(first, second)
 
     def _tell_refused(self, now_ms: int, refused: Refused) -> None:

@@ -150,20 +150,21 @@ class Pump:
 
     async def run(self) -> None:
         """Settle and claim until drained, or (in burst mode) until the queue is empty."""
-        slots = self._slots
-        while self._goes_on():
-            self._first = flight = slots.depart(share=self._can_help())
-            if flight is None:
-                await self._rest()
-                continue
-            self._tell_meanwhile()
-            if self._can_help():
-                self._help.ring()
-            reply = await self._send(flight)
-            self._first, self._failed = None, False
-            if reply is not None:
-                await self._take(flight, reply)
-        self._ledger.tell()
+        try:
+            while self._goes_on():
+                self._first = flight = self._slots.depart(share=self._can_help())
+                if flight is None:
+                    await self._rest()
+                    continue
+                self._tell_meanwhile()
+                if self._can_help():
+                    self._help.ring()
+                reply = await self._send(flight)
+                self._first, self._failed = None, False
+                if reply is not None:
+                    await self._take(flight, reply)
+        finally:
+            self._ledger.tell()
 
     async def _rest(self) -> None:
         """Until something finishes or comes, or the second exchange is answered."""
@@ -238,10 +239,13 @@ class Pump:
             ledger.settled(finished, code)
         if reply.changes:
             ledger.changed(reply.now_ms, reply.changes)
-        for claimed in reply.claimed:
-            self._start(claimed)
         for refused in reply.refused:
             ledger.refused(reply.now_ms, refused)
+        # Before those begin that have the slots now, else more would seem to run than there is
+        # room for.
+        self._tell_meanwhile()
+        for claimed in reply.claimed:
+            self._start(claimed)
         self._health.started(len(slots.running))
         slots.learn(flight.request, reply)
         if self._settings.burst:
