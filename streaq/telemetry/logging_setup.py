@@ -10,6 +10,7 @@ import json
 import logging
 import sys
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Literal, TextIO, TypeAlias, cast, get_args
 
 import structlog
@@ -108,7 +109,10 @@ class JsonFormatter(logging.Formatter):
             head.update(_extra(record))
         if record.exc_info:
             head["exception"] = self.formatException(record.exc_info)
-        return json.dumps(head, default=repr, ensure_ascii=False)
+        return _encode(head)
+
+
+_encode = json.JSONEncoder(default=repr, ensure_ascii=False).encode
 
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -123,5 +127,11 @@ def _extra(record: logging.LogRecord) -> dict[str, Any]:
 
 
 def _iso(seconds: float) -> str:
-    moment = datetime.fromtimestamp(seconds, UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    whole = int(seconds)
+    return f"{_second(whole)}.{int((seconds - whole) * 1000):03d}Z"
+
+
+@lru_cache(maxsize=2)
+def _second(seconds: int) -> str:
+    """The part of a time that many lines have in common."""
+    return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None).isoformat()
