@@ -76,6 +76,7 @@ pictures: $(VENV)/.stack ## draw the docs' pictures anew from 20 minutes of the 
 
 .PHONY: bench
 bench: $(VENV)/.dev ## compare with other queues; ONLY=streaq,taskiq RUNS=3 for a quick one
+	$(if $(ONLY),,$(PY) -m benchmarks.telemetry $(if $(RUNS),--runs $(RUNS)))
 	$(PY) -m benchmarks $(if $(ONLY),--only $(ONLY)) $(if $(RUNS),--runs $(RUNS))
 
 .PHONY: docs

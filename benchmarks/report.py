@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import bars, charts, profile, standings, tables, venvs
+from benchmarks import bars, charts, profile, standings, tables, telemetry, venvs
 from benchmarks.entrants import ENTRANTS
 from benchmarks.figures import Book
 from benchmarks.standings import Reasons
@@ -51,6 +51,7 @@ def sections(book: Book, reasons: Reasons) -> list[str]:
         machine(book),
         heading("Head to head with streaq 7.2.0", verdicts(bars.verdicts(book), reasons)),
         heading("Targets over all peers", verdicts(bars.targets(book), reasons)),
+        heading("What telemetry costs", verdicts(telemetry.verdicts(book), reasons)),
         heading("In pictures", pictures(book)),
         heading("Row by row", tables.summary(book, reasons)),
         heading("All peers", tables.everyone(book, notes)),

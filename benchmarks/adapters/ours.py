@@ -2,6 +2,8 @@
 variants.
 
 - `telemetry: off`: `Worker(telemetry=False)`, the figure that the speed bars are about.
+- `telemetry: quiet`: `Worker()` as a user gets it, in a process that has neither set up logging nor
+  an OpenTelemetry SDK: metrics, and log lines that nobody takes.
 - `telemetry: default`: `Worker()` as a user gets it, tasks not silent: metrics, and a JSON line in
   a file for the start and the end of each task; no OpenTelemetry SDK set up.
 - `telemetry: full`: the same, with an SDK that samples everything and exports every span in batches
@@ -41,7 +43,7 @@ def log_to_file() -> None:
 
 
 def build():
-    if MODE != "off":
+    if MODE in ("default", "full"):
         log_to_file()
     if MODE == "full":
         export_traces()

@@ -4,11 +4,13 @@ Its documentation recommends uvloop (`anyio_kwargs={"use_uvloop": True}`), `enqu
 batches and a concurrency that suits the tasks; tasks are `silent` so that no log line is written
 for each. The worker runs by `Worker.run_sync()`, which is what its command line calls for every
 process. Waiting for many results needs a wider connection pool than its default of 64, which is
-given there. With the option `backend: trio` worker and client run on Trio instead.
+given there. With the option `backend: trio` worker and client run on Trio instead; with `loud` a
+task is as it comes, and its log lines go to standard error (a file here), as by the command line.
 """
 
 from __future__ import annotations
 
+import logging.config
 import time
 from datetime import UTC, datetime
 
@@ -77,7 +79,12 @@ def register(worker, *, silent: bool):
 def build_upstream():
     """Upstream holds one connection for each waiter; its client's pool stops at 64 unless told."""
     wide = {"redis_kwargs": {"max_connections": 25_000}} if common.OPTIONS.get("waits") else {}
-    return build(**wide)
+    loud = bool(common.OPTIONS.get("loud"))
+    if loud:
+        from streaq.utils import default_log_config
+
+        logging.config.dictConfig(default_log_config(UTC, verbose=False))
+    return build(silent=not loud, **wide)
 
 
 class StreaqPeer(client.AsyncPeer):
