@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -31,6 +32,11 @@ def note(text: str) -> None:
 @worker.task
 async def add(a: int, b: int) -> int:
     return a + b
+
+
+@worker.task
+async def murmur() -> None:
+    logging.getLogger("shop").debug("quiet words")
 
 
 @worker.task

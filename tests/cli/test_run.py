@@ -72,6 +72,16 @@ def test_a_burst_drains_the_queue_and_ends(shop: Any, notes: Path, backend: str)
     assert os.getpid() not in pids_in(notes, "whoami")
 
 
+@pytest.mark.parametrize("verbose", [[], ["--verbose"]], ids=["usual", "verbose"])
+def test_verbose_shows_debug_lines(shop: Any, verbose: list[str]) -> None:
+    enqueue(shop.worker, shop.murmur.enqueue())
+    with process("run", "shop:worker", "--burst", *verbose) as run:
+        said = run.end()
+    assert said.status == 0, said.err
+    assert ("quiet words" in said.err) is bool(verbose)
+    assert STOPPED in said.err
+
+
 @pytest.mark.parametrize(
     ("number", "backend"),
     [(signal.SIGINT, "asyncio"), (signal.SIGTERM, "asyncio"), (signal.SIGTERM, "trio")],
@@ -86,7 +96,9 @@ def test_a_signal_lets_tasks_finish(
         run.signal(number)
         run.wait_for_line(f"received {number.name}: worker")
         (tmp_path / "go").touch()
-        assert run.end().status == 0
+        said = run.end()
+    assert said.status == 0
+    assert f'"reason": "{number.name}"' in said.err
     (result,) = results(shop.worker, task)
     assert (result.success, result.tries) == (True, 1)
 
