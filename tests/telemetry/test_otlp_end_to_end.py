@@ -25,14 +25,16 @@ from opentelemetry import trace
 from streaq.telemetry.otlp import configure_otlp
 
 otlp = configure_otlp()
-from tests.telemetry.workshop import ok, plus, worker
+from tests.telemetry.workshop import dies, ok, plus, worker
 otlp.apply(worker)
 
 async def main() -> None:
     async with worker:
         with trace.get_tracer("web").start_as_current_span("request"):
             task = await (ok.enqueue(1) | plus)
+            killer = await dies.enqueue()
         assert (await task.result(20)).result == 2
+        assert (await killer.result(30)).tries == 2
 
 anyio.run(main)
 otlp.shutdown()
@@ -114,6 +116,7 @@ def test_one_trace_over_two_processes(
         environment = {
             "WORKSHOP_URL": server.url,
             "WORKSHOP_QUEUE": "workshop",
+            "WORKSHOP_IDLE": "1",
             "OTEL_SERVICE_NAME": "workshop",
             "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint,
             "OTEL_EXPORTER_OTLP_PROTOCOL": receiver.protocol,
@@ -126,11 +129,17 @@ def test_one_trace_over_two_processes(
             process(*produce, log=tmp_path / "producer.log", **environment)
         )
         assert producer.wait(40) == 0, (tmp_path / "producer.log").read_text()
-        wait_for(lambda: any(span.name == "process plus" for span in receiver.spans()))
-        spans = {s.name: s for s in receiver.spans() if s.name != "process ticks"}
-    assert set(spans) == {"request", "send workshop", "process ok", "process plus"}
+        wait_for(lambda: any(span.name == "process dies" for span in receiver.spans()))
+        found = [s for s in receiver.spans() if s.name != "process ticks"]
+    spans = {s.name: s for s in found}
+    assert len(found) == len(spans), "the attempt that was killed has no span, the next one has"
+    assert set(spans) == {
+        "request", "send workshop", "process ok", "process plus", "send dies", "process dies",
+    }  # fmt: skip
     assert len({span.trace for span in spans.values()}) == 1
     assert spans["request"].parent == ""
     assert spans["send workshop"].parent == spans["request"].id
     for name in ("process ok", "process plus"):
         assert spans[name].parent == spans["send workshop"].id
+    assert spans["send dies"].parent == spans["request"].id
+    assert spans["process dies"].parent == spans["send dies"].id

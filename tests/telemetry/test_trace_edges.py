@@ -14,7 +14,7 @@ from opentelemetry import baggage, context, trace
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode
 
-from streaq import StreaqRetry, Worker
+from streaq import StreaqCancelled, StreaqRetry, Worker
 from streaq.telemetry import Telemetry
 from tests.support import MakeWorker, running
 from tests.telemetry.conftest import Stage
@@ -327,6 +327,86 @@ async def test_refused_because_of_a_clash(stage: Stage) -> None:
     by_id = {attribute(s, "messaging.message.id"): s for s in spans(stage, "process t")}
     assert outcome(by_id[second.id])[2:] == ("refused", "unique", ERROR)
     assert outcome(by_id[first.id])[2:] == ("success", "ok", OK)
+
+
+async def test_refused_because_it_killed_its_worker_at_every_try(stage: Stage) -> None:
+    first = stage.worker(idle_timeout=0.15, concurrency=1)
+    second = stage.worker(idle_timeout=0.15)
+    begun = anyio.Event()
+
+    @first.task(name="t", max_tries=1)
+    async def kills() -> None:
+        begun.set()
+        await anyio.sleep(30)
+
+    @second.task(name="t", max_tries=1)
+    async def never() -> None:
+        raise AssertionError
+
+    async with running(first):
+        task = await kills.enqueue()
+        await begun.wait()
+        life = first._session._life
+        assert life is not None
+        await anyio.to_thread.run_sync(life._leases.stop)
+        async with running(second):
+            assert not (await task.result(5)).success
+            seen = stage._captured[1]
+            await until(lambda: seen.spans)
+    span = seen.span("process t")
+    send = stage.seen.span("send t")
+    assert is_child(span, send)
+    assert outcome(span) == (1, "immediate", "refused", "exhausted", ERROR)
+    assert span.start_time == span.end_time
+
+
+async def test_refused_because_a_schedule_is_too_late(stage: Stage) -> None:
+    worker = stage.worker()
+
+    @worker.cron("* * * * * *", name="t", max_schedule_drift=0)
+    async def t() -> None: ...
+
+    @worker.task(name="hogs")
+    async def hogs() -> None:
+        time.sleep(1.3)  # noqa: ASYNC251 - so that the next firing is late
+
+    async with running(worker):
+        await hogs.enqueue()
+        await until(lambda: any(outcome(s)[3] == "drift" for s in spans(stage, "process t")))
+    span = next(s for s in spans(stage, "process t") if outcome(s)[3] == "drift")
+    assert outcome(span)[1:] == ("cron", "refused", "drift", ERROR)
+    assert span.parent is None
+
+
+async def test_a_timeout_that_is_retried(stage: Stage) -> None:
+    worker = stage.worker()
+
+    @worker.task(name="t", timeout=0.05, retry_timeouts=True)
+    async def t() -> None:
+        if t.context.tries == 1:
+            await anyio.sleep(30)
+
+    async with running(worker):
+        assert (await (await t.enqueue()).result(5)).success
+        await until(lambda: len(spans(stage, "process t")) == 2)
+    first, second = spans(stage, "process t")
+    assert outcome(first) == (1, "immediate", "retried", "timeout", OK)
+    assert outcome(second) == (2, "retry", "success", "ok", OK)
+    assert [event.name for event in first.events] == ["exception"]
+    assert links(second) == [("previous_attempt", span_id(first))]
+
+
+async def test_a_task_that_ends_itself(stage: Stage) -> None:
+    worker = stage.worker()
+
+    @worker.task(name="t")
+    async def t() -> None:
+        raise StreaqCancelled
+
+    async with running(worker):
+        await (await t.enqueue()).result(5)
+        await until(lambda: spans(stage, "process t"))
+    assert outcome(stage.seen.span("process t"))[2:] == ("aborted", "raised", OK)
 
 
 def assert_refused(stage: Stage, reason: str) -> None:
