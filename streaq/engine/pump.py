@@ -70,7 +70,7 @@ class Pump:
         self.look: Callable[[], Awaitable[None]]
         self._slots = Slots(settings)
         self.wake = Wake()
-        self.reader = Reader(broker, settings, self._slots, health, self.wake)
+        self.reader = Reader(broker, settings, self._slots, health, self._fetch)
         self._help = Wake()
         self._helps = False
         self._first: Flight | None = None
@@ -190,13 +190,24 @@ class Pump:
         finally:
             self._helps = False
 
+    async def _fetch(self) -> None:
+        """Claim what a read found, at once and in the reader's task: a worker that was idle starts
+        its task sooner than if the loop had to wake up first.
+        """
+        if self._first is None and self._second is None and self._lost_at is None:
+            self._second = flight = self._slots.depart()
+            if flight is not None:
+                await self._send_second(flight)
+        self.wake.ring()
+
     async def _send_second(self, flight: Flight) -> None:
         try:
             reply = await self._exchange(self._catalog.digest, flight.request)
         except (RedisError, OSError) as e:
-            self._slots.turn_back(flight)
+            refused = _is_forgotten(e)
+            self._slots.turn_back(flight, refused=refused)
             self._failed = True  # no more of it until the first was answered
-            if not _is_forgotten(e):
+            if not refused:
                 self._note_loss(e)
         else:
             await self._take(flight, reply)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 import anyio
@@ -20,17 +21,22 @@ if TYPE_CHECKING:
 class Reader:
     """Reads one message at a time while the queue is empty, each into a slot kept free for it.
 
-    :param found: rung whenever a read ended, whatever it brought.
+    :param fetch: awaited whenever a read ended, whatever it brought.
     """
 
     def __init__(
-        self, broker: Broker, settings: Settings, slots: Slots, health: Health, found: Wake
+        self,
+        broker: Broker,
+        settings: Settings,
+        slots: Slots,
+        health: Health,
+        fetch: Callable[[], Awaitable[None]],
     ) -> None:
         self._broker = broker
         self._settings = settings
         self._slots = slots
         self._health = health
-        self._found = found
+        self._fetch = fetch
         self._wanted = Wake()
         self._scope: anyio.CancelScope | None = None
         self.unheard = False
@@ -68,4 +74,4 @@ class Reader:
                 slots.hungry = True
             slots.reading = False
             self._health.polled()
-            self._found.ring()
+            await self._fetch()

@@ -104,11 +104,17 @@ class Slots:
             self.flights.remove(flight)
         return flight.finished
 
-    def turn_back(self, flight: Flight) -> None:
-        """No answer came, or none of use: what it was to settle goes with the next."""
+    def turn_back(self, flight: Flight, *, refused: bool = False) -> None:
+        """No answer came: what it was to settle goes with the next, and what it was to start may
+        run already, unheard.
+
+        :param refused: an answer did come: nothing was done, what it was to start is still held.
+        """
         if flight not in self.flights:
             return
         self.flights.remove(flight)
+        if refused:
+            self.reserved.extendleft(reversed(flight.request.starts))
         self.finished[:0] = flight.finished
         if flight.request.reclaim:
             self.reclaim = True

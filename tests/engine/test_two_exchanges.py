@@ -67,6 +67,7 @@ class Bench:
         self.recovered: list[set[bytes]] = []
         self.registered = 0
         self.ended = False
+        self._arrived = anyio.Event()
         self.spawned: list[Lease] = []
         self.settled: list[str] = []
         ledger: Any = SimpleNamespace(
@@ -101,8 +102,14 @@ class Bench:
         self.registered += 1
 
     async def _read(self, *_: object) -> list[Reserved]:
-        await anyio.sleep_forever()
-        return []
+        await self._arrived.wait()
+        self._arrived = anyio.Event()
+        return [Reserved("id-1", b"1-0", "default")]
+
+    async def arrive(self) -> None:
+        """A message comes to the idle worker."""
+        self._arrived.set()
+        await anyio.wait_all_tasks_blocked()
 
     async def _look(self) -> None:
         pass
@@ -356,3 +363,50 @@ async def test_a_burst_whose_second_exchange_only_settled_asks_again(
             await bench.answer(call)
         await bench.answer(bench.calls[-1])
         assert bench.ended
+
+
+async def idle(bench: Bench) -> None:
+    await bench.answer(bench.calls[0])
+    assert len(bench.calls) == 1
+
+
+async def test_what_wakes_an_idle_worker_is_claimed_and_counted(anyio_backend: object) -> None:
+    bench = Bench()
+    async with bench.working():
+        await idle(bench)
+        await bench.arrive()
+        (call,) = bench.calls[1:]
+        assert [start.task_id for start in call.request.starts] == ["id-1"]
+        assert call.request.want == SLOTS - 1
+        bench.pump.reclaim_soon()
+        await anyio.wait_all_tasks_blocked()
+        assert len(bench.calls) == 2, "every slot is spoken for"
+        await bench.answer(call, claimed=[1])
+        assert bench.held == messages(1)
+        await bench.answer(bench.calls[2])
+        await bench.finish(1)
+        assert ids(bench.calls[3]) == ["id-1"]
+
+
+async def test_what_was_not_started_because_the_functions_were_forgotten_is_started_later(
+    anyio_backend: object,
+) -> None:
+    bench = Bench()
+    async with bench.working():
+        await idle(bench)
+        await bench.arrive()
+        await bench.fail(bench.calls[1], ResponseError("STREAQ_REGISTRY is gone"))
+        again = bench.calls[2]
+        assert [start.task_id for start in again.request.starts] == ["id-1"]
+        assert bench.recovered == []
+
+
+async def test_what_may_have_been_started_unheard_is_handed_back(anyio_backend: object) -> None:
+    bench = Bench()
+    async with bench.working():
+        await idle(bench)
+        await bench.arrive()
+        await bench.fail(bench.calls[1])
+        assert bench.calls[2].request.starts == []
+        await bench.answer(bench.calls[2])
+        assert bench.recovered == [set()]
