@@ -106,6 +106,11 @@ def first_due_ms(e: Attempt) -> int:
     return max(e.created_ms, first)
 
 
+def sampled(traceparent: str) -> str:
+    """The trace id, if the trace is sampled; else nothing."""
+    return traceparent[3:35] if int(traceparent[-2:], 16) & 1 else ""
+
+
 class MetricsHook(Hook):
     """Counts the events of one worker into a store.
 
@@ -199,6 +204,7 @@ class MetricsHook(Hook):
         """Count the end of an attempt, if it ran, and (with an outcome) of its task."""
         a = e.attempt
         cells = self._cells
+        trace = a.mark.trace and sampled(a.mark.trace)
         held = self._running.pop(a.mark, None)
         if held is None:
             row = self._row(a.task, a.priority)
@@ -212,9 +218,9 @@ class MetricsHook(Hook):
             duration = e.duration_s
             cells[place + bisect_left(TASK_BUCKETS, duration)] += 1.0
             cells[place + _TASK_SUM] += duration
-            if a.mark.trace:
-                self._note(names.TASK_DURATION, place, duration, a)
-                self._note(names.TASK_QUEUE_WAIT, row.wait, a.wait_ms / 1000, a)
+            if trace:
+                self._note(names.TASK_DURATION, place, duration, trace)
+                self._note(names.TASK_QUEUE_WAIT, row.wait, a.wait_ms / 1000, trace)
         if outcome:
             cells[row.finished.get(outcome) or row.place(names.TASKS_FINISHED, outcome)] += 1.0
             if a.started_ms:
@@ -222,16 +228,13 @@ class MetricsHook(Hook):
                 cells[row.to_end + bisect_left(TASK_BUCKETS, seconds)] += 1.0
                 if seconds > 0:
                     cells[row.to_end + _TASK_SUM] += seconds
-                if a.mark.trace:
-                    self._note(names.TASK_END_TO_END, row.to_end, max(0.0, seconds), a)
+                if trace:
+                    self._note(names.TASK_END_TO_END, row.to_end, max(0.0, seconds), trace)
         return row
 
-    def _note(self, metric: Metric, place: int, seconds: float, e: Attempt) -> None:
-        """Keep the attempt's trace as an exemplar, if it is sampled."""
-        trace = e.mark.trace
-        if int(trace[-2:], 16) & 1:
-            bucket = bisect_left(TASK_BUCKETS, seconds)
-            self._store.note(metric, place, bucket, trace[3:35], seconds)
+    def _note(self, metric: Metric, place: int, seconds: float, trace_id: str) -> None:
+        """Keep the attempt's trace as an exemplar."""
+        self._store.note(metric, place, bisect_left(TASK_BUCKETS, seconds), trace_id, seconds)
 
     def on_finish(self, e: Ending) -> None:
         """Count a task that succeeded; one that was skipped has no attempt."""

@@ -6,6 +6,7 @@ traces of their own; the consumer reads both and decides under which parent the 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Literal, NamedTuple, TypeAlias
 
 from opentelemetry import propagate, trace
@@ -72,7 +73,7 @@ def place(e: Attempt, rules: Rules) -> Place:
     An attempt that is not to be a child of its producer's span links to it, and goes under the
     attempt before it, if there was one: the tries of one firing make one trace.
     """
-    context = propagate.extract(e.headers, Context()) if e.headers else Context()
+    context = _context_of(tuple(e.headers.items())) if e.headers else Context()
     producer = trace.get_current_span(context).get_span_context()
     previous = parse(e.previous)
     links: list[Link] = []
@@ -88,6 +89,12 @@ def place(e: Attempt, rules: Rules) -> Place:
     found = (parse(text) for text in e.links)
     links += [_link(other, LINK_DEPENDENCY) for other in found if other is not None]
     return Place(context, links)
+
+
+@lru_cache(maxsize=256)
+def _context_of(headers: tuple[tuple[str, str], ...]) -> Context:
+    """What the headers say; the tasks of one call have them in common."""
+    return propagate.extract(dict(headers), Context())
 
 
 def _is_linked(e: Attempt, rules: Rules) -> bool:

@@ -257,8 +257,7 @@ def close_span(span: Span, e: Ending) -> None:
     """Outcome, error and status. Only the end of a task in failure is an error."""
     if not span.is_recording():
         return
-    span.set_attribute(n.TASK_OUTCOME, e.status)
-    span.set_attribute(n.TASK_REASON, e.reason)
+    span.set_attributes({n.TASK_OUTCOME: e.status, n.TASK_REASON: e.reason})
     if e.status == "failed":
         _fail(span, type(e.error).__name__ if e.error is not None else e.reason, e.error)
     elif e.status == "refused":
