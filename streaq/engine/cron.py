@@ -45,6 +45,9 @@ MAX_YEARS: Final = 130
 # How far around a moment clock changes are looked for, in seconds. At least as long as the longest
 # overlap (a day, at the date line), and short enough that no two changes fall into one stretch.
 SPAN: Final = 2 * 86_400
+# How far apart two offsets of one zone can be, in seconds: from UTC-12 to UTC+14. That is more than
+# the day that Apia skipped, because it did so in summer time.
+MOST_SHIFT: Final = 26 * 3_600
 
 
 class _Piece(NamedTuple):
@@ -106,7 +109,7 @@ class Crontab:
                 return None
             else:
                 # Nothing matches before this wall, so skip to the piece that will answer for it.
-                at = max(piece.end, found - piece.offset - SPAN // 2)
+                at = max(piece.end, found - piece.offset - MOST_SHIFT)
 
     def last_at_or_before(self, ms: int) -> int | None:
         """Give the latest firing that is not after a moment.
@@ -125,7 +128,7 @@ class Crontab:
             elif found is None:
                 return None
             else:
-                at = min(piece.start - 1, found - piece.offset + SPAN // 2)
+                at = min(piece.start - 1, found - piece.offset + MOST_SHIFT)
 
     def between(self, start_ms: int, end_ms: int) -> Iterator[int]:
         """Give the firings after ``start_ms`` and not after ``end_ms``, one by one."""

@@ -292,6 +292,13 @@ class TestClockChanges:
             "31 12:00",
         ]
 
+    def test_a_date_line_crossed_in_summer_time_after_months_without_a_match(self) -> None:
+        """The offset changed by 25 hours since: the first match is as much earlier."""
+        tab = Crontab.parse("* * * 1 *", APIA)
+        april = ms(datetime(2011, 4, 1, 3, tzinfo=APIA))
+        new_year = ms(datetime(2012, 1, 1, tzinfo=APIA))
+        assert tab.next_after(april) == new_year
+
     def test_a_zone_with_a_fixed_offset(self) -> None:
         nepal = timezone(timedelta(hours=5, minutes=45))
         start = datetime(2026, 1, 1, tzinfo=nepal)
