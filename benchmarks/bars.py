@@ -123,6 +123,7 @@ def targets(book: Book) -> list[Verdict]:
             5,
         ),
         _ratio("two workers against one", runs("drain2", OURS), ours, 1.7),
+        _ratio("two workers against one, 10 ms tasks", runs("nap2", OURS), runs("nap", OURS), 1.7),
         _ratio(
             "rate with a million waiting / when empty",
             runs("backlog", OURS, "rate_full"),

@@ -68,6 +68,7 @@ CHARTS: tuple[Chart, ...] = (
             Panel("1 KiB payload and result", "echo1k"),
             Panel("100 KiB payload and result", "echo100k"),
             Panel("10 ms awaiting task, concurrency 100", "nap"),
+            Panel("the same, 2 workers", "nap2"),
             Panel("1 ms CPU-bound sync task", "spin"),
             Panel("5 priorities", "lanes"),
             Panel("chain of 3", "chain"),

@@ -145,6 +145,15 @@ WORKLOADS: tuple[Workload, ...] = (
         ),
     ),
     Workload(
+        "nap2",
+        "10 ms awaiting task, concurrency 100, 2 workers",
+        "rate",
+        "tasks/s",
+        drain("nap", processes=2, concurrency=100, ideal=20_000),
+        factor=1.5,
+        ceiling=18_000,
+    ),
+    Workload(
         "spin",
         "1 ms CPU-bound sync task",
         "rate",

@@ -112,7 +112,10 @@ def test_a_reason_is_found_by_workload_and_metric(tmp_path: Path) -> None:
 def test_every_figure_of_the_issue_has_a_row() -> None:
     rows = {(w.name, row.metric) for w in WORKLOADS for row in (*w.rows, *w.costs)}
     assert rows >= {
-        *((name, "rate") for name in ("drain", "drain2", "echo1k", "echo100k", "nap", "spin")),
+        *(
+            (name, "rate")
+            for name in ("drain", "drain2", "echo1k", "echo100k", "nap", "nap2", "spin")
+        ),
         *((name, "rate") for name in ("lanes", "chain", "batch", "concurrent")),
         *(("latency", f"{what}_{p}") for what in ("start", "result") for p in ("p50", "p99")),
         ("nap", "fraction"),
