@@ -6,8 +6,8 @@ variants.
   an OpenTelemetry SDK: metrics, and log lines that nobody takes.
 - `telemetry: default`: `Worker()` as a user gets it, tasks not silent: metrics, and a JSON line in
   a file for the start and the end of each task; no OpenTelemetry SDK set up.
-- `telemetry: full`: the same, with an SDK that samples everything and exports every span in batches
-  over OTLP/HTTP to a receiver on the same machine.
+- `telemetry: full`: the same, with the SDK as `streaq run --otlp` sets it up: it samples everything
+  and exports every span in batches over OTLP/HTTP to a receiver on the same machine.
 """
 
 from __future__ import annotations
@@ -22,16 +22,11 @@ MODE = common.OPTIONS.get("telemetry", "off")
 
 
 def export_traces() -> None:
-    """Send every span to the receiver that the harness started."""
-    from opentelemetry import trace
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    """Send every span to the receiver that the harness started, as `streaq run --otlp` does."""
+    from streaq.telemetry.otlp import configure_otlp
 
-    provider = TracerProvider()
-    exporter = OTLPSpanExporter(endpoint=os.environ["BENCH_OTLP_URL"])
-    provider.add_span_processor(BatchSpanProcessor(exporter))
-    trace.set_tracer_provider(provider)
+    os.environ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"] = os.environ["BENCH_OTLP_URL"]
+    configure_otlp()
 
 
 def log_to_file() -> None:

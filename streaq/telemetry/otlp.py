@@ -156,7 +156,7 @@ def _span_exporter(environ: Mapping[str, str]) -> SpanExporter | None:
         if _protocol(environ, "TRACES") == GRPC:
             from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
         else:
-            from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+            from streaq.telemetry.otlp_fast import FastSpanExporter as OTLPSpanExporter
     except ImportError as e:
         raise StreaqError(MISSING) from e
     return OTLPSpanExporter()

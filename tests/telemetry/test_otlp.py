@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -152,6 +153,7 @@ def test_a_missing_extra_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> N
             raise ImportError(name)
         return real(name, *args, **kwargs)
 
+    monkeypatch.delitem(sys.modules, "streaq.telemetry.otlp_fast", raising=False)
     monkeypatch.setattr(builtins, "__import__", without_exporters)
     with pytest.raises(StreaqError, match=r"pip install 'streaq\[otlp\]'"):
         configure_otlp({})

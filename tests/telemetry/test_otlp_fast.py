@@ -1,0 +1,173 @@
+"""The fast encoder says the same as the SDK's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExportResult
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import (
+    Link,
+    NonRecordingSpan,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+    TraceState,
+)
+
+from streaq.telemetry import otlp_fast
+from streaq.telemetry.otlp_fast import FastSpanExporter, encode, encode_span
+
+REMOTE = SpanContext(0xA1 << 100, 0xB2, is_remote=True, trace_flags=TraceFlags(1))
+STATEFUL = SpanContext(1 << 127, 1 << 63, True, TraceFlags(1), TraceState([("a", "b")]))
+
+
+class Bench:
+    """Makes spans, with what a test asks for."""
+
+    def __init__(self, **provider: Any) -> None:
+        self.exporter = InMemorySpanExporter()
+        self.provider = TracerProvider(**provider)
+        self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
+        self.tracer = self.provider.get_tracer("streaq", "1.0")
+
+    def span(self, parent: SpanContext | None = None, **options: Any) -> ReadableSpan:
+        context = trace.set_span_in_context(NonRecordingSpan(parent)) if parent else None
+        span = self.tracer.start_span(options.pop("name", "process t"), context, **options)
+        span.end()
+        return self.exporter.get_finished_spans()[-1]
+
+
+def read(spans: list[ReadableSpan]) -> list[dict[str, Any]]:
+    """What a collector reads, of both encoders."""
+    from google.protobuf.json_format import MessageToDict
+
+    return [
+        MessageToDict(ExportTraceServiceRequest.FromString(raw))
+        for raw in (encode(spans), encode_spans(spans).SerializeToString())
+    ]
+
+
+def same(*spans: ReadableSpan) -> None:
+    ours, theirs = read(list(spans))
+    assert ours == theirs
+
+
+PLAIN: list[dict[str, Any]] = [
+    {},
+    {"name": "é" * 100, "kind": SpanKind.CONSUMER},
+    {"parent": REMOTE, "kind": SpanKind.PRODUCER},
+    {"parent": SpanContext(5, 6, is_remote=False, trace_flags=TraceFlags(1))},
+    {"attributes": {"s": "text", "empty": "", "long": "x" * 200, "b": "ü€𝄞"}},
+    {"attributes": {"one": 1, "true": True, "false": False, "zero": 0}},
+    {"attributes": {"minus": -1, "big": 2**62, "small": -(2**62), "127": 127, "128": 128}},
+    {"links": [Link(REMOTE, {"streaq.link": "producer"}), Link(REMOTE)]},
+]
+OTHER: list[dict[str, Any]] = [
+    {"attributes": {"float": 1.5}},
+    {"attributes": {"list": ["a", "b"]}},
+    {"links": [Link(REMOTE, {"weight": 0.5})]},
+    {"parent": STATEFUL},
+]
+
+
+@pytest.mark.parametrize("options", [*PLAIN, *OTHER], ids=str)
+def test_it_says_the_same(options: dict[str, Any]) -> None:
+    same(Bench().span(**options))
+
+
+@pytest.mark.parametrize("options", PLAIN, ids=str)
+def test_plain_spans_are_encoded_here(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    span = Bench().span(**options)
+    monkeypatch.delattr(otlp_fast, "encode_spans")
+    assert encode_span(span)
+
+
+def test_errors_and_events() -> None:
+    bench = Bench()
+    span = bench.tracer.start_span("process t")
+    span.record_exception(KeyError("sku"))
+    span.set_status(Status(StatusCode.ERROR, "no"))
+    span.end()
+    quiet = bench.tracer.start_span("process t")
+    quiet.set_status(Status(StatusCode.OK))
+    quiet.end()
+    same(*bench.exporter.get_finished_spans())
+
+
+def test_what_was_dropped_is_counted() -> None:
+    limits = SpanLimits(max_span_attributes=1, max_links=1, max_link_attributes=1)
+    links = [Link(REMOTE, {"a": 1, "b": 2}), Link(REMOTE)]
+    same(Bench(span_limits=limits).span(attributes={"a": 1, "b": 2}, links=links))
+
+
+def test_resources_and_scopes_stay_apart() -> None:
+    one = Bench(resource=Resource.create({"service.name": "shop"}))
+    other = Bench(resource=Resource.create({"service.name": "mail"}))
+    spans = [one.span(), other.span(), one.span(name="again")]
+    one.tracer = one.provider.get_tracer("mine")
+    spans.append(one.span(name="mine"))
+    ours, theirs = read(spans)
+    assert flat(ours) == flat(theirs)
+    assert len(flat(ours)) == 4
+
+
+def flat(message: dict[str, Any]) -> list[tuple[str, str, str]]:
+    return sorted(
+        (str(resource["resource"]), str(scope["scope"]), str(span))
+        for resource in message["resourceSpans"]
+        for scope in resource["scopeSpans"]
+        for span in scope["spans"]
+    )
+
+
+class Client:
+    """Stands for the exporter's own, which speaks HTTP."""
+
+    def __init__(self, *, success: bool) -> None:
+        self.success = success
+        self.sent: list[bytes] = []
+
+    def export(self, raw: bytes) -> Any:
+        self.sent.append(raw)
+        return self
+
+    def shutdown(self) -> None: ...
+
+
+@pytest.mark.parametrize("success", [True, False])
+def test_the_exporter_sends_it(success: bool) -> None:
+    exporter: Any = FastSpanExporter(endpoint="http://127.0.0.1:1/v1/traces")
+    assert hasattr(exporter, "_client"), "the SDK changed inside: the exporter is slow again"
+    exporter._client = client = Client(success=success)
+    span = Bench().span()
+    expected = SpanExportResult.SUCCESS if success else SpanExportResult.FAILURE
+    assert exporter.export([span]) is expected
+    assert client.sent == [encode([span])]
+    exporter.shutdown()
+    assert exporter.export([span]) is SpanExportResult.FAILURE
+
+
+def test_with_another_sdk_it_does_as_that_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def export(self: Any, spans: Any) -> SpanExportResult:
+        seen.append(len(spans))
+        return SpanExportResult.SUCCESS
+
+    monkeypatch.setattr(OTLPSpanExporter, "export", export)
+    exporter: Any = FastSpanExporter(endpoint="http://127.0.0.1:1/v1/traces")
+    del exporter._client
+    assert exporter.export([Bench().span()]) is SpanExportResult.SUCCESS
+    assert seen == [1]
