@@ -133,6 +133,7 @@ class Book:
         }
         draft = self.path.with_suffix(".tmp")
         text = NUMBERS.sub(lambda found: " ".join(found[0].split()), json.dumps(data, indent=1))
+        draft.parent.mkdir(parents=True, exist_ok=True)
         draft.write_text(text + "\n")
         draft.replace(self.path)
 
