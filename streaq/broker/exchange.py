@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from streaq.broker.publish import Change, parse_changes
+from streaq.broker.publish import Change, parse_changes, whole
 from streaq.broker.scripts import Arg, Scripts
 
 SETTLED, FENCED, SETTLED_BEFORE = 1, 0, 2
@@ -188,16 +188,20 @@ def _claimed(r: list[Any], now: int) -> Claimed:
     plain, more = r[:PLAIN_FIELDS], r[PLAIN_FIELDS:]
     head, kind, value, links, trace, lost, log, first = more[0] if more else _NOTHING_MORE
     task_id, message_id, priority, tries, fn, args, made, due = plain
+    try:
+        made_ms, due_ms, first_ms = int(made), int(float(due)), int(float(first or 0))
+    except (ValueError, OverflowError):  # somebody changed them in Redis
+        made_ms, due_ms, first_ms = whole(made), whole(due), whole(first)
     return _new(Claimed, (
         task_id.decode(), message_id, priority.decode(), int(tries), fn.decode(), args, head,
-        int(made), int(float(due)), kind.decode() or "immediate", value, links.decode(),
-        trace.decode(), lost.decode(), log.decode(), now, int(float(first or 0)),
+        made_ms, due_ms, kind.decode() or "immediate", value, links.decode(),
+        trace.decode(), lost.decode(), log.decode(), now, first_ms,
     ))  # fmt: skip
 
 
 def _refused(r: list[bytes]) -> Refused:
     return Refused(
         r[0].decode(), r[1].decode(), r[2].decode(), r[3].decode(), r[4].decode(), r[5].decode(),
-        int(r[6]), int(r[7]), int(r[8] or 0), int(r[9]), r[10].decode(), r[11], r[12].decode(),
-        r[13].decode(),
+        whole(r[6]), whole(r[7]), int(r[8] or 0), whole(r[9]), r[10].decode(), r[11],
+        r[12].decode(), r[13].decode(),
     )  # fmt: skip

@@ -33,12 +33,20 @@ class Change(NamedTuple):
     headers: bytes
 
 
+def whole(raw: bytes) -> int:
+    """A number as Redis holds it; 0 for what is none, because somebody changed it."""
+    try:
+        return int(float(raw or 0))
+    except (ValueError, OverflowError):
+        return 0
+
+
 def parse_changes(raw: list[list[bytes]]) -> list[Change]:
     """Read the events that ``_finish.lua`` tells."""
     return [
         Change(
             r[0].decode(), r[1].decode(), r[2].decode(), r[3].decode(), r[4].decode(),
-            int(float(r[5] or 0)), int(float(r[6] or 0)), r[7].decode(), r[8],
+            whole(r[5]), whole(r[6]), r[7].decode(), r[8],
         )
         for r in raw
     ]  # fmt: skip

@@ -225,7 +225,7 @@ def test_abort_stops_a_repeating_task(cli: Here, shop: Any) -> None:
 
     task = do(shop.worker, run, work=False)
     assert cli("task", "abort", task.id, "shop:worker").status == 0
-    assert "There is no such task" in cli("explain", task.id, "shop:worker").out
+    assert "because it was aborted" in cli("explain", task.id, "shop:worker").out
 
 
 def test_explain_is_one_line(cli: Here, shop: Any, retried: Any) -> None:

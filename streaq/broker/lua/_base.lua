@@ -139,7 +139,7 @@ local function remember(t, outcome, text, trace)
     entries = {}
   end
   entries[#entries + 1] = {
-    try = tonumber(t.try), worker = worker_of(t.who or ''), began = tonumber(t.began or 0),
+    try = tonumber(t.try) or 0, worker = worker_of(t.who or ''), began = tonumber(t.began or 0) or 0,
     ended = now, outcome = outcome, error = text or '', trace = trace or '',
   }
   while #entries > 20 do

@@ -39,17 +39,17 @@ end
 
 -- Why this task may not start: status, reason, text; nil when it may.
 local function objection(worker, id, t, opts, lease_ms)
-  local tries = tonumber(t.try or 0)
+  local tries = tonumber(t.try or 0) or 0
   if t.stop then
     return 'aborted', 'user', ''
-  elseif t.till and tries == 0 and tonumber(t.till) < now then
+  elseif t.till and tries == 0 and (tonumber(t.till) or 0) < now then
     return 'refused', 'expired', ''
   elseif not opts then
     return 'refused', 'unknown', ''
   elseif opts.tries and tries >= opts.tries then
     return 'refused', 'exhausted', int(tries)
-  elseif opts.drift and now - tonumber(t.due) > opts.drift then
-    return 'refused', 'drift', int(now - tonumber(t.due))
+  elseif opts.drift and now - (tonumber(t.due) or 0) > opts.drift then
+    return 'refused', 'drift', int(now - (tonumber(t.due) or 0))
   end
   if opts.unique then
     local holder = clash(worker, id, t.fn, lease_ms)
@@ -77,16 +77,9 @@ local function refuse(id, t, opts, status, reason, text)
   })
 end
 
--- Whether a claim can read the task: somebody may have written into it.
-local function is_readable(t)
-  local made, due = tonumber(t.made), tonumber(t.due)
-  return t.fn and t.args and made and made % 1 == 0 and due and due % 1 == 0
-    and tonumber(t.try or 0) and tonumber(t.first or 0) and tonumber(t.till or 0)
-end
-
 -- queued or running -> done: what no worker can run
 local function refuse_unreadable(id, t)
-  t.fn, t.made, t.due, t.try = t.fn or '', int(now), int(now), int(tonumber(t.try) or 0)
+  t.fn, t.made, t.due = t.fn or '', t.made or int(now), t.due or int(now)
   refuse(id, t, nil, 'refused', 'undecodable', 'what Redis holds of it was changed')
 end
 
@@ -113,7 +106,7 @@ local function start(worker, registry, lease_ms, pri, msg, id, reserved)
     return
   end
   t.pri = pri
-  if not is_readable(t) then
+  if not (t.fn and t.args and t.made and t.due) then
     refuse_unreadable(id, t)
     return
   end
@@ -128,7 +121,7 @@ local function start(worker, registry, lease_ms, pri, msg, id, reserved)
     refuse(id, t, opts, status, reason, text)
     return
   end
-  local try = t.try and int(tonumber(t.try) + 1) or '1'
+  local try = t.try and int((tonumber(string.match(t.try, '^%d+$')) or 0) + 1) or '1'
   redis.call('HSET', key, 'state', 'running', 'who', worker, 'try', try, 'began', now_text)
   local entry = { id, msg, pri, try, t.fn, t.args, t.made, t.due }
   if t.head or t.kind or t.log then

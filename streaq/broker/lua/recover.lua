@@ -25,7 +25,7 @@ local function give_back(stream, msg)
     return
   end
   if raw[2] == worker then
-    redis.call('HSET', key, 'state', 'queued', 'try', int(tonumber(raw[3]) - 1))
+    redis.call('HSET', key, 'state', 'queued', 'try', int((tonumber(raw[3]) or 1) - 1))
     redis.call('HDEL', key, 'who', 'began')
     unlock(raw[4], id)
   elseif raw[2] then
