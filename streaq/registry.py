@@ -217,7 +217,7 @@ class Registry:
         return Task(args, kwargs, placeholder, placeholder.worker)
 
     def _register(self, fn: Callable[..., Any], name: str | None, options: dict[str, Any]) -> Any:
-        if not callable(fn):
+        if not callable(cast("object", fn)):
             raise StreaqError(f"{fn!r} is not a function, and can't be a task.")
         fn_name = name or getattr(fn, "__qualname__", "")
         self._check(fn_name, options)

@@ -151,6 +151,15 @@ async def test_retries_without_waiting() -> None:
     assert [e.retry_due_ms - e.finished_ms for e in hook.of("on_retry")] == [1000, 4000]
 
 
+async def test_a_retry_that_the_reader_claims_is_not_the_end_of_a_drain() -> None:
+    """What the last attempt put off is looked for again before the queue counts as empty."""
+    async with sandbox(worker):
+        for _ in range(10):
+            task = await flaky.enqueue()
+            await drain(worker, skip_delays=True)
+            assert (await task.result(0.5)).result == 3
+
+
 async def test_repeating_schedules_and_cron_jobs_do_not_keep_it_from_ending() -> None:
     hook = RecordingHook()
     async with sandbox(worker, hooks=[hook]):

@@ -260,6 +260,8 @@ class Pump:
         self._health.started(len(slots.running))
         slots.learn(flight.request, reply)
         if self._settings.burst:
+            if flight.request.settles or reply.claimed or reply.refused:
+                self._looked = False  # what ended or was retried may have made more due
             if flight is self._second:
                 slots.hungry = True  # only the first exchange finds out that the queue is empty
             elif flight.request.want or flight.request.reserve:
