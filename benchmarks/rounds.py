@@ -135,15 +135,13 @@ def otlp_sink(*, wanted: bool) -> Generator[str]:
     if not wanted:
         yield ""
         return
-    process = subprocess.Popen(
-        [sys.executable, str(HERE / "otlp_sink.py")], stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert process.stdout is not None
-        yield process.stdout.readline().strip()
-    finally:
-        process.terminate()
-        process.wait(5)
+    command = [sys.executable, str(HERE / "otlp_sink.py")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()
 
 
 def say(text: str) -> None:

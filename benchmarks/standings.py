@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import bars
+from benchmarks import bars, telemetry
 from benchmarks.entrants import BY_NAME, OURS
 from benchmarks.figures import Book
 from benchmarks.venvs import HERE
@@ -104,7 +104,7 @@ def load_reasons(path: Path = REASONS) -> dict[tuple[str, str], str]:
 
 
 def all_bars(book: Book) -> list[bars.Verdict]:
-    return [*bars.verdicts(book), *bars.targets(book)]
+    return [*bars.verdicts(book), *bars.targets(book), *telemetry.verdicts(book)]
 
 
 def unexplained(book: Book, reasons: Reasons) -> list[str]:
