@@ -141,16 +141,11 @@ class Worker(Registry, Generic[C]):
         self.priorities = _priorities(priorities)
         self.default_priority = self.priorities[-1] if priorities else DEFAULT_PRIORITY
         self.lifespan = lifespan
-        if signing_secret == "":
-            raise StreaqError("signing_secret is empty; leave it out if nothing is to be signed.")
-        if max_payload_bytes is not None:
-            _at_least(1, "max_payload_bytes", max_payload_bytes)
-        self.codec = Codec(serializer, deserializer, signing_secret, max_payload_bytes)
+        self.codec = _codec(serializer, deserializer, signing_secret, max_payload_bytes)
         self.tz = _time_zone(tz)
         self.handle_signals = handle_signals
         self.idle_timeout_ms = _at_least(100, "idle_timeout (in ms)", to_ms(idle_timeout))
-        grace_ms = _at_least(0, "grace_period (in ms)", to_ms(grace_period))
-        self.grace_period_s = grace_ms / 1000
+        self.grace_period_s = _at_least(0, "grace_period (in ms)", to_ms(grace_period)) / 1000
         self.anyio_backend, self.anyio_kwargs = anyio_backend, dict(anyio_kwargs or {})
         self.extra_hooks, self.telemetry = list(hooks), telemetry
         #: what ``/livez`` and ``/readyz`` go by
@@ -345,6 +340,16 @@ def _session(worker: Worker[Any]) -> Session:
     from streaq.session import Session
 
     return Session(worker)
+
+
+def _codec(
+    serializer: Serializer, deserializer: Deserializer, secret: str | None, limit: int | None
+) -> Codec:
+    if secret == "":
+        raise StreaqError("signing_secret is empty; leave it out if nothing is to be signed.")
+    if limit is not None:
+        _at_least(1, "max_payload_bytes", limit)
+    return Codec(serializer, deserializer, secret, limit)
 
 
 def _priorities(given: Sequence[str] | None) -> list[str]:
