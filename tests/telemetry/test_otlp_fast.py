@@ -62,30 +62,33 @@ def same(*spans: ReadableSpan) -> None:
     assert ours == theirs
 
 
-PLAIN: list[dict[str, Any]] = [
-    {},
-    {"name": "é" * 100, "kind": SpanKind.CONSUMER},
-    {"parent": REMOTE, "kind": SpanKind.PRODUCER},
-    {"parent": SpanContext(5, 6, is_remote=False, trace_flags=TraceFlags(1))},
-    {"attributes": {"s": "text", "empty": "", "long": "x" * 200, "b": "ü€𝄞"}},
-    {"attributes": {"one": 1, "true": True, "false": False, "zero": 0}},
-    {"attributes": {"minus": -1, "big": 2**62, "small": -(2**62), "127": 127, "128": 128}},
-    {"links": [Link(REMOTE, {"streaq.link": "producer"}), Link(REMOTE)]},
-]
-OTHER: list[dict[str, Any]] = [
-    {"attributes": {"float": 1.5}},
-    {"attributes": {"list": ["a", "b"]}},
-    {"links": [Link(REMOTE, {"weight": 0.5})]},
-    {"parent": STATEFUL},
-]
+PLAIN: dict[str, dict[str, Any]] = {
+    "bare": {},
+    "long name": {"name": "é" * 100, "kind": SpanKind.CONSUMER},
+    "remote parent": {"parent": REMOTE, "kind": SpanKind.PRODUCER},
+    "parent here": {"parent": SpanContext(5, 6, is_remote=False, trace_flags=TraceFlags(1))},
+    "texts": {"attributes": {"s": "text", "empty": "", "long": "x" * 200, "b": "ü€𝄞"}},
+    "truths": {"attributes": {"one": 1, "true": True, "false": False, "zero": 0}},
+    "numbers": {
+        "attributes": {"minus": -1, "big": 2**62, "small": -(2**62), "127": 127, "128": 128}
+    },
+    "links": {"links": [Link(REMOTE, {"streaq.link": "producer"}), Link(REMOTE)]},
+}
+OTHER: dict[str, dict[str, Any]] = {
+    "float": {"attributes": {"float": 1.5}},
+    "list": {"attributes": {"list": ["a", "b"]}},
+    "link with a float": {"links": [Link(REMOTE, {"weight": 0.5})]},
+    "parent with state": {"parent": STATEFUL},
+}
+ALL = {**PLAIN, **OTHER}
 
 
-@pytest.mark.parametrize("options", [*PLAIN, *OTHER], ids=str)
+@pytest.mark.parametrize("options", ALL.values(), ids=ALL.keys())
 def test_it_says_the_same(options: dict[str, Any]) -> None:
     same(Bench().span(**options))
 
 
-@pytest.mark.parametrize("options", PLAIN, ids=str)
+@pytest.mark.parametrize("options", PLAIN.values(), ids=PLAIN.keys())
 def test_plain_spans_are_encoded_here(
     options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
