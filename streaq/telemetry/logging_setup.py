@@ -6,6 +6,7 @@ in the same shape, with the ids of the running task on every line.
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from datetime import UTC, datetime
@@ -16,7 +17,6 @@ import structlog
 from structlog.typing import EventDict, Processor
 
 from streaq.telemetry.context import TaskContextFilter, current_fields
-from streaq.telemetry.json_lines import make_encoder
 from streaq.types import StreaqError
 
 LogFormat: TypeAlias = Literal["auto", "console", "json"]
@@ -112,7 +112,7 @@ class JsonFormatter(logging.Formatter):
         return _encode(head)
 
 
-_encode = make_encoder()
+_encode = json.JSONEncoder(default=repr, ensure_ascii=False).encode
 
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
