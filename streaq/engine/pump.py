@@ -195,6 +195,7 @@ class Pump:
         its task sooner than if the loop had to wake up first.
         """
         if self._first is None and self._second is None and self._lost_at is None:
+            self._drop_lost()
             self._second = flight = self._slots.depart()
             if flight is not None:
                 await self._send_second(flight)

@@ -6,6 +6,7 @@ traces of their own; the consumer reads both and decides under which parent the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -48,7 +49,7 @@ class Place(NamedTuple):
     """Where an attempt's span goes."""
 
     context: Context
-    links: list[Link]
+    links: Sequence[Link]
 
 
 def headers_of(context: Context) -> dict[str, str]:
@@ -73,18 +74,15 @@ def place(e: Attempt, rules: Rules) -> Place:
     An attempt that is not to be a child of its producer's span links to it, and goes under the
     attempt before it, if there was one: the tries of one firing make one trace.
     """
-    context = _context_of(tuple(e.headers.items())) if e.headers else Context()
-    producer = trace.get_current_span(context).get_span_context()
+    reason = _reason(e) if _is_linked(e, rules) else ""
+    context, producer, links = _beginning(tuple(e.headers.items()), reason)
+    if not (e.previous or e.links):
+        return Place(context, links)
+    links = [*links]
     previous = parse(e.previous)
-    links: list[Link] = []
-    if _is_linked(e, rules):
-        context = trace.set_span_in_context(_NO_SPAN, context)
-        if producer.is_valid:
-            links.append(_link(producer, _reason(e)))
-        producer = trace.INVALID_SPAN_CONTEXT
     if previous is not None:
         links.append(_link(previous, LINK_PREVIOUS))
-        if not producer.is_valid and rules.propagation == "child":
+        if not producer and rules.propagation == "child":
             context = trace.set_span_in_context(NonRecordingSpan(previous), context)
     found = (parse(text) for text in e.links)
     links += [_link(other, LINK_DEPENDENCY) for other in found if other is not None]
@@ -92,9 +90,18 @@ def place(e: Attempt, rules: Rules) -> Place:
 
 
 @lru_cache(maxsize=256)
-def _context_of(headers: tuple[tuple[str, str], ...]) -> Context:
-    """What the headers say; the tasks of one call have them in common."""
-    return propagate.extract(dict(headers), Context())
+def _beginning(
+    headers: tuple[tuple[str, str], ...], reason: str
+) -> tuple[Context, bool, Sequence[Link]]:
+    """What the headers say, which the tasks of one call have in common: the context to begin in,
+    whether the producer's span is the parent there, and with a ``reason`` the link to it instead.
+    """
+    context = propagate.extract(dict(headers), Context()) if headers else Context()
+    producer = trace.get_current_span(context).get_span_context()
+    if not reason:
+        return context, producer.is_valid, ()
+    links = (_link(producer, reason),) if producer.is_valid else ()
+    return trace.set_span_in_context(_NO_SPAN, context), False, links
 
 
 def _is_linked(e: Attempt, rules: Rules) -> bool:

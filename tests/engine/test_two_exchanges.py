@@ -106,9 +106,12 @@ class Bench:
         self._arrived = anyio.Event()
         return [Reserved("id-1", b"1-0", "default")]
 
+    def message_comes(self) -> None:
+        self._arrived.set()
+
     async def arrive(self) -> None:
         """A message comes to the idle worker."""
-        self._arrived.set()
+        self.message_comes()
         await anyio.wait_all_tasks_blocked()
 
     async def _look(self) -> None:
@@ -410,3 +413,16 @@ async def test_what_may_have_been_started_unheard_is_handed_back(anyio_backend: 
         assert bench.calls[2].request.starts == []
         await bench.answer(bench.calls[2])
         assert bench.recovered == [set()]
+
+
+async def test_a_message_that_comes_as_a_lease_is_lost_is_claimed(anyio_backend: object) -> None:
+    bench = Bench()
+    async with bench.working():
+        await bench.answer(bench.calls[0], claimed=[2])
+        bench.message_comes()
+        bench.lose(2)
+        await anyio.wait_all_tasks_blocked()
+        (call,) = bench.calls[1:]
+        assert call.request.settles == []
+        await bench.answer(call, claimed=[1])
+        assert bench.held == messages(1)
