@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime, timedelta, tzinfo
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import anyio
@@ -109,17 +110,21 @@ class Producer:
         :raises StreaqError: when one can't be serialised or the server can't be reached. Nothing
             of a task is written then, or all of it; awaiting the same task again is safe.
         """
-        chains = [task.chain() for task in tasks]
-        links = [link for chain in chains for link in chain]
+        # A large batch has few containers of its own: each would be looked at by the garbage
+        # collector again and again while the batch is made.
+        if any(task.previous is not None for task in tasks):
+            chains = [task.chain() for task in tasks]
+            links = [link for chain in chains for link in chain]
+            lengths = [len(chain) for chain in chains]
+        else:
+            links, lengths = list(tasks), None
         events = self._events(links)
         with self._around(events):
             for event in events:
                 self._hooks.emit(self._hooks.on_enqueue, event)
             headers = {e.task_id: encode_headers(e.headers) for e in events if e.headers}
-            units = [
-                [await self._seal(link, headers.get(link.id, "")) for link in chain]
-                for chain in chains
-            ]
+            sealed = [await self._seal(link, headers.get(link.id, "")) for link in links]
+            units = _in_units(sealed, lengths)
             published = await self._write(links, units)
         for link in links:
             link.enqueued = True
@@ -239,6 +244,14 @@ def _sent_again(published: Published) -> Published:
     """What exists was written by an earlier try, whose answer was lost: it is as good as new."""
     words = ["written" if word == "exists" else word for word in published.words]
     return published._replace(words=words)
+
+
+def _in_units(sealed: list[Envelope], lengths: list[int] | None) -> list[Sequence[Envelope]]:
+    """What goes with one call each: pipelines of these lengths, or else single tasks."""
+    if lengths is None:
+        return [(envelope,) for envelope in sealed]
+    rest = iter(sealed)
+    return [list(islice(rest, length)) for length in lengths]
 
 
 def kind_of(task: Task[Any, Any], dependencies: Sequence[object]) -> Kind:

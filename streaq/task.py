@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -139,7 +139,7 @@ class Task(Generic[P, R]):
     parent: RegisteredTask
     worker: Worker[Any]
     id: str = field(default_factory=new_id)
-    after: list[str] = field(default_factory=list[str])
+    after: Sequence[str] = ()
     delay: timedelta | float | None = None
     schedule: datetime | str | None = None
     priority: str | None = None
