@@ -121,7 +121,7 @@ def test_conflicting_start_options(step: Step, options: dict[str, Any]) -> None:
         task.start(**options)
     one_line(e)
     # What was refused has left nothing behind.
-    assert (task.after, task.delay, task.schedule) == ([], None, None)
+    assert (task.after, task.delay, task.schedule) == ((), None, None)
     with pytest.raises(StreaqError, match="use one of"):
         step.enqueue(1).start(after="id").start(delay=1)
 
