@@ -56,7 +56,7 @@ async def test_everybody_is_shown_the_name_that_was_given(make_worker: MakeWorke
 
     async with running(worker):
         tasks = [work.enqueue(), work.enqueue()]
-        await worker.enqueue_many(tasks)  # at once: what comes later is not reserved before one ends
+        await worker.enqueue_many(tasks)  # what comes later is not reserved
         with anyio.fail_after(10):
             await started.wait()
             first, second = tasks
