@@ -14,6 +14,7 @@ Example::
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Generator, Iterator
 from itertools import count
 from typing import Any
@@ -38,6 +39,10 @@ _passed = pytest.StashKey[bool]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell without job control starts what it puts into the background with SIGINT ignored, and
+    # the processes that the tests interrupt would inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line(
         "markers", "leaves(*prefixes): keys without a TTL that the test leaves on purpose"
     )
