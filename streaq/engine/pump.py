@@ -88,12 +88,17 @@ class Pump:
         return self._slots.running
 
     def finish(self, finished: Finished) -> None:
-        """An attempt ended: its slot is free, its settle goes with the next exchange."""
+        """An attempt ended: its slot is free, its settle goes with the next exchange. One whose
+        lease was lost has nothing to settle.
+        """
         slots = self._slots
         task_id = finished.lease.claimed.task_id
         if slots.running.get(task_id) is finished.lease:
             del slots.running[task_id]
-        slots.finished.append(finished)
+        if finished.settle is None:
+            self._ledger.fenced(finished)
+        else:
+            slots.finished.append(finished)
         if self._first is None:
             self.wake.ring()
         elif self._can_help():
@@ -182,11 +187,7 @@ class Pump:
                 if self._first is None or not self._can_help():
                     await self._help.wait()
                     continue
-                self._drop_lost()
-                self._second = flight = self._slots.depart()
-                if flight is not None:
-                    self._tell_meanwhile()
-                    await self._send_second(flight)
+                await self._send_second()
         finally:
             self._helps = False
 
@@ -195,13 +196,14 @@ class Pump:
         its task sooner than if the loop had to wake up first.
         """
         if self._first is None and self._second is None and self._lost_at is None:
-            self._drop_lost()
-            self._second = flight = self._slots.depart()
-            if flight is not None:
-                await self._send_second(flight)
+            await self._send_second()
         self.wake.ring()
 
-    async def _send_second(self, flight: Flight) -> None:
+    async def _send_second(self) -> None:
+        self._second = flight = self._slots.depart()
+        if flight is None:
+            return
+        self._tell_meanwhile()
         try:
             reply = await self._exchange(self._catalog.digest, flight.request)
         except (RedisError, OSError) as e:
@@ -231,17 +233,8 @@ class Pump:
             self._ledger.tell()
 
     def _goes_on(self) -> bool:
-        self._drop_lost()
         slots = self._slots
         return not slots.draining or bool(slots.running or slots.finished or slots.flights)
-
-    def _drop_lost(self) -> None:
-        """An attempt whose lease was lost has nothing to settle."""
-        slots = self._slots
-        for finished in slots.finished:
-            if finished.settle is None:
-                self._ledger.fenced(finished)
-        slots.finished = [f for f in slots.finished if f.settle is not None]
 
     async def _take(self, flight: Flight, reply: Reply) -> None:
         """Act on an answer: tell what committed, start what was claimed."""

@@ -13,13 +13,10 @@ import anyio
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from streaq.broker.connection import Backoff
-from streaq.broker.exchange import Claimed, End, Reply, Request, Reserved
+from streaq.broker.exchange import Claimed, Reply, Request, Reserved
 from streaq.engine.attempt import Finished, Lease
-from streaq.engine.health import Health
 from streaq.engine.outcome import Cause
-from streaq.engine.pump import Pump
-from streaq.hooks import Dispatcher
+from tests.engine.pumps import claim, finished, make_pump
 
 pytestmark = pytest.mark.anyio
 
@@ -30,13 +27,6 @@ def reply(request: Request, claimed: Iterable[Claimed] = (), **more: Any) -> Rep
     codes = [1] * len(request.settles)
     plain = Reply(1, codes, list(claimed), [], [], [], short=request.want > 0, more=False)
     return plain._replace(**more)
-
-
-def claim(message: bytes, try_number: int = 1) -> Claimed:
-    return Claimed(
-        f"id-{message.decode()}", message, "default", try_number, "fn", b"", b"", 1, 1,
-        "immediate", b"", "", "", "", "", 1,
-    )  # fmt: skip
 
 
 class FakeBroker:
@@ -76,17 +66,8 @@ class Bench:
             settled=lambda _, code: self.codes.append(code), fenced=self.fenced.append,
             has_news=False, tell=lambda: None,
         )  # fmt: skip
-        function = SimpleNamespace(name="fn", flags="", task=None)
-        catalog: Any = SimpleNamespace(functions={"fn": function}, digest="d", options={})
-        settings: Any = SimpleNamespace(
-            concurrency=concurrency, prefetch=0, queue="q", worker_id="w", consumer="w:1",
-            priorities=("default",), lease_ms=1000, burst=False,
-        )  # fmt: skip
-        broker: Any = self.broker
-        exchange: Any = self.exchange
-        self.pump = Pump(broker, exchange, catalog, Dispatcher(), Health(), settings, ledger)
+        self.pump = make_pump(self.broker, self.exchange, ledger, concurrency=concurrency)
         self.pump.spawn = self.spawned.append
-        self.pump._backoff = Backoff(0, 0)
 
     async def exchange(self, _: str, request: Request) -> Reply:
         self.requests.append(request)
@@ -110,9 +91,7 @@ class Bench:
         await anyio.wait_all_tasks_blocked()
 
     def finish(self, lease: Lease, *, lost: bool = False) -> None:
-        c = lease.claimed
-        end = End(c.task_id, c.message_id, c.priority, c.try_number, "0", "", b"")
-        self.pump.finish(Finished(lease, None if lost else end, "completed", None))
+        self.pump.finish(finished(lease, lost=lost))
 
 
 def lost(_: Request) -> Reply:

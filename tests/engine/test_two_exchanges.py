@@ -12,12 +12,9 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from streaq.broker.connection import Backoff
-from streaq.broker.exchange import Claimed, End, Reply, Request, Reserved
-from streaq.engine.attempt import Finished, Lease
-from streaq.engine.health import Health
-from streaq.engine.pump import Pump
-from streaq.hooks import Dispatcher
+from streaq.broker.exchange import Claimed, Reply, Request, Reserved
+from streaq.engine.attempt import Lease
+from tests.engine.pumps import claim, finished, make_pump
 
 pytestmark = pytest.mark.anyio
 
@@ -34,7 +31,7 @@ class Call:
 
     def answer(self, claimed: Iterable[int] = (), **more: Any) -> None:
         codes = [1] * len(self.request.settles)
-        found = [claim(number) for number in claimed]
+        found = [numbered(number) for number in claimed]
         short = len(found) < self.request.want
         plain = Reply(1, codes, found, [], [], [], short=short, more=False)
         self._reply = plain._replace(**more)
@@ -52,11 +49,8 @@ class Call:
         return self._reply
 
 
-def claim(number: int) -> Claimed:
-    return Claimed(
-        f"id-{number}", b"%d-0" % number, "default", 1, "fn", b"", b"", 1, 1,
-        "immediate", b"", "", "", "", "", 1,
-    )  # fmt: skip
+def numbered(number: int) -> Claimed:
+    return claim(b"%d-0" % number)._replace(task_id=f"id-{number}")
 
 
 class Bench:
@@ -74,20 +68,12 @@ class Bench:
             settled=lambda f, _: self.settled.append(f.lease.claimed.task_id),
             fenced=lambda _: None, has_news=False, tell=lambda: None,
         )  # fmt: skip
-        function = SimpleNamespace(name="fn", flags="", task=None)
-        catalog: Any = SimpleNamespace(functions={"fn": function}, digest="d", options={})
-        settings: Any = SimpleNamespace(
-            concurrency=SLOTS, prefetch=0, queue="q", worker_id="w", consumer="w",
-            priorities=("default",), lease_ms=1000, burst=burst,
-        )  # fmt: skip
-        broker: Any = SimpleNamespace(
+        broker = SimpleNamespace(
             recover=self._recover, register=self._register, release=None, read=self._read
         )
-        exchange: Any = self._exchange
-        self.pump = Pump(broker, exchange, catalog, Dispatcher(), Health(), settings, ledger)
+        self.pump = make_pump(broker, self._exchange, ledger, concurrency=SLOTS, burst=burst)
         self.pump.spawn = self.spawned.append
         self.pump.look = self._look
-        self.pump._backoff = Backoff(0, 0)
 
     async def _exchange(self, _: str, request: Request) -> Reply:
         call = Call(request)
@@ -135,7 +121,7 @@ class Bench:
     def lose(self, number: int) -> None:
         """The attempt ended after its lease was lost."""
         lease = self.pump.running[f"id-{number}"]
-        self.pump.finish(Finished(lease, None, "fenced", None))
+        self.pump.finish(finished(lease, lost=True))
 
     async def claim_all(self) -> Call:
         """Fill every slot."""
@@ -152,10 +138,7 @@ class Bench:
 
     async def finish(self, *numbers: int) -> None:
         for number in numbers:
-            lease = self.pump.running[f"id-{number}"]
-            c = lease.claimed
-            end = End(c.task_id, c.message_id, c.priority, c.try_number, "0", "", b"")
-            self.pump.finish(Finished(lease, end, "completed", None))
+            self.pump.finish(finished(self.pump.running[f"id-{number}"]))
         await anyio.wait_all_tasks_blocked()
 
     @property
