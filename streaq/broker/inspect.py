@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from streaq.broker.keys import worker_of
+from streaq.broker.publish import whole
 from streaq.broker.scripts import Arg, Scripts
 
 
@@ -29,10 +30,7 @@ class Seen:
 
     def number(self, name: str) -> int:
         """A field as a number; 0 when it is not there, or is none."""
-        try:
-            return int(float(self.fields.get(name) or 0))
-        except (ValueError, OverflowError):
-            return 0
+        return whole(self.fields.get(name, b""))
 
 
 COUNT_BEFORE_UP_TO = 10_000

@@ -18,7 +18,6 @@ local base = KEYS[1]
 local GROUP = 'workers'
 local RETURNED = '-'
 local DEFAULT_KEEP = 300000
-local DEFAULT_KEEP_TEXT = '300000'
 local DONE_LIST_LENGTH = 10000
 
 local clock = redis.call('TIME')

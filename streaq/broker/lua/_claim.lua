@@ -79,7 +79,7 @@ end
 
 -- queued or running -> done: what no worker can run
 local function refuse_unreadable(id, t)
-  t.fn, t.made, t.due = t.fn or '', t.made or int(now), t.due or int(now)
+  t.fn, t.made, t.due = t.fn or '', t.made or now_text, t.due or now_text
   refuse(id, t, nil, 'refused', 'undecodable', 'what Redis holds of it was changed')
 end
 

@@ -20,8 +20,7 @@ local function put(id, record, keep)
   if keep ~= 0 then
     local key = base .. 'result:' .. id
     if keep > 0 then
-      -- As a string: numbers are written with all their digits, which costs more than the rest.
-      redis.call('SET', key, record, 'PX', keep == DEFAULT_KEEP and DEFAULT_KEEP_TEXT or int(keep))
+      redis.call('SET', key, record, 'PX', int(keep))
       longest_keep = math.max(longest_keep, keep)
     else
       redis.call('SET', key, record)
@@ -37,7 +36,7 @@ end
 -- The result record: one line a field, the serialised value last (see wire.py).
 local function make_record(id, t, status, reason, value, text, trace)
   return table.concat({
-    '1', status, reason, t.fn or '', id, t.made or '', message_ms(t.msg), t.began or '', int(now),
+    '1', status, reason, t.fn or '', id, t.made or '', message_ms(t.msg), t.began or '', now_text,
     t.try or '0', t.who or '', t.pri or '', t.due or '', trace or '', text or '', t.log or '',
     value or '',
   }, '\n')
@@ -90,7 +89,7 @@ local function release(id, t, by)
     return
   end
   redis.call('ZREM', base .. 'blocked:' .. t.pri, id)
-  enqueue(id, t.pri, int(now))
+  enqueue(id, t.pri, now_text)
   tell('released', id, t, by.id)
 end
 

@@ -28,7 +28,7 @@ if due > 0 and tonumber(last) < due then
     redis.call('HINCRBY', key, 'missed', missed)
   end
   if redis.call('EXISTS', task, base .. 'result:' .. ARGV[6]) == 0 then
-    redis.call('HSET', task, 'fn', fn, 'pri', ARGV[7], 'args', ARGV[8], 'made', int(now),
+    redis.call('HSET', task, 'fn', fn, 'pri', ARGV[7], 'args', ARGV[8], 'made', now_text,
       'kind', 'cron', 'keep', ARGV[10])
     if ARGV[9] ~= '' then
       redis.call('HSET', task, 'head', ARGV[9])
@@ -56,4 +56,4 @@ if latest then
   redis.call('PEXPIRE', crons, math.max(0, tonumber(latest) - now) + week)
 end
 flush()
-return { int(now), made, last, redis.call('HGET', key, 'missed') or '0' }
+return { now_text, made, last, redis.call('HGET', key, 'missed') or '0' }

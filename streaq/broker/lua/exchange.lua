@@ -52,10 +52,10 @@ local function retry(id, t, when, text, value, trace)
     redis.call('HSET', key, 'err', value)
   end
   redis.call('HDEL', key, 'who', 'began', 'msg')
-  redis.call('HSETNX', key, 'first', t.due or int(now))
+  redis.call('HSETNX', key, 'first', t.due or now_text)
   drop(t.pri, t.msg)
   if due <= now then
-    enqueue(id, t.pri, int(now))
+    enqueue(id, t.pri, now_text)
   else
     schedule(id, t.pri, int(due))
   end
@@ -115,7 +115,7 @@ local function settle_end(id, msg, pri, try, keep, flags, record)
     end
     local cron = base .. 'cron:' .. fn
     if string.find(flags, 'c', 1, true) and redis.call('EXISTS', cron) == 1 then
-      redis.call('HSET', cron, 'ok', int(now))
+      redis.call('HSET', cron, 'ok', now_text)
     end
   end
   drop(pri, msg)
@@ -204,4 +204,4 @@ flush()
 if returned then
   redis.call('PUBLISH', base .. 'control', 'returned')
 end
-return { int(now), codes, started, refused, reserved, events, short, more }
+return { now_text, codes, started, refused, reserved, events, short, more }

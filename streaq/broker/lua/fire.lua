@@ -9,13 +9,13 @@ local id, due, following, made = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local key = base .. 'schedule:' .. id
 local at = redis.call('ZSCORE', base .. 'schedules', id)
 if not at or tonumber(at) ~= tonumber(due) then
-  return { int(now), '' }
+  return { now_text, '' }
 end
 local s = hash(redis.call('HGETALL', key))
 if not s.fn then
   redis.call('ZREM', base .. 'schedules', id)
   redis.call('DEL', key)
-  return { int(now), '' }
+  return { now_text, '' }
 end
 if not s.fired then
   made = id
@@ -23,7 +23,7 @@ if not s.fired then
 end
 local task = base .. 'task:' .. made
 if redis.call('EXISTS', task) == 0 then
-  local fields = { 'fn', s.fn, 'pri', s.pri, 'args', s.args, 'made', int(now), 'kind', 'cron' }
+  local fields = { 'fn', s.fn, 'pri', s.pri, 'args', s.args, 'made', now_text, 'kind', 'cron' }
   for _, name in ipairs({ 'head', 'keep' }) do
     if s[name] then
       fields[#fields + 1] = name
@@ -49,4 +49,4 @@ else
   redis.call('ZADD', base .. 'schedules', following, id)
 end
 flush()
-return { int(now), made }
+return { now_text, made }

@@ -7,9 +7,9 @@
 local brought = 0
 for i = 2, tonumber(ARGV[1]) + 1 do
   local zset = base .. 'due:' .. ARGV[i]
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', zset, '(' .. int(now), '+inf')) do
-    redis.call('ZADD', zset, int(now), id)
-    redis.call('HSET', base .. 'task:' .. id, 'due', int(now))
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', zset, '(' .. now_text, '+inf')) do
+    redis.call('ZADD', zset, now_text, id)
+    redis.call('HSET', base .. 'task:' .. id, 'due', now_text)
     brought = brought + 1
   end
 end

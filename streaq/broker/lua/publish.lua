@@ -127,14 +127,14 @@ end
 
 local function due_at(word)
   if not word then
-    return int(now)
+    return now_text
   elseif string.sub(word, 1, 1) == '+' then
     return int(now + tonumber(string.sub(word, 2)))
   end
   return word
 end
 
-local made = int(now)
+local made = now_text
 
 local function publish_plain(id, fn, pri, args)
   local key = base .. 'task:' .. id
@@ -187,4 +187,4 @@ for pri in pairs(seen) do
   redis.call('SADD', base .. 'priorities', pri)
 end
 flush()
-return { int(now), words, events }
+return { now_text, words, events }

@@ -23,4 +23,4 @@ redis.call('HSET', registry, '', '|||')
 redis.call('PEXPIRE', registry, tonumber(ARGV[2]) * 10)
 redis.call('ZADD', base .. 'workers', now + tonumber(ARGV[2]), ARGV[3])
 redis.call('PEXPIRE', base .. 'workers', tonumber(ARGV[2]) * 2 + 86400000)
-return int(now)
+return now_text

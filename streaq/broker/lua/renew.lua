@@ -67,4 +67,4 @@ for pri, msgs in pairs(ours) do
   end
 end
 local gone = redis.call('PEXPIRE', registry, lease_ms * 10) == 0
-return { int(now), lost, stop, gone and 1 or 0 }
+return { now_text, lost, stop, gone and 1 or 0 }

@@ -72,4 +72,4 @@ for _, fn in ipairs(redis.call('ZRANGE', base .. 'crons', 0, 999)) do
     crons[#crons + 1] = { fn, raw[1] or '', raw[2] or '', raw[3] or '0', raw[4] }
   end
 end
-return { int(now), priorities, workers, crons, redis.call('ZCARD', base .. 'schedules') }
+return { now_text, priorities, workers, crons, redis.call('ZCARD', base .. 'schedules') }

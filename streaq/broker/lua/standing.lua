@@ -8,7 +8,7 @@ local id, most = ARGV[1], tonumber(ARGV[2])
 local raw = redis.call('HMGET', base .. 'task:' .. id, 'state', 'fn', 'pri', 'msg', 'who')
 local lock = raw[2] and redis.call('GET', base .. 'lock:' .. raw[2]) or ''
 if raw[1] ~= 'queued' or not raw[4] then
-  return { int(now), 0, '', lock }
+  return { now_text, 0, '', lock }
 end
 local stream, msg = base .. 'stream:' .. raw[3], raw[4]
 
@@ -20,10 +20,10 @@ end
 local held = redis.pcall('XPENDING', stream, GROUP, msg, msg, 1)
 if not held.err and held[1] then
   if held[1][2] ~= RETURNED then
-    return { int(now), 0, held[1][2], lock }
+    return { now_text, 0, held[1][2], lock }
   end
   -- Handed back ones are taken before new ones.
-  return { int(now), returned_before('(' .. msg), '', lock }
+  return { now_text, returned_before('(' .. msg), '', lock }
 end
 local groups = redis.pcall('XINFO', 'GROUPS', stream)
 local from = '-'
@@ -31,4 +31,4 @@ if not groups.err and groups[1] then
   from = '(' .. hash(groups[1])['last-delivered-id']
 end
 local before = #redis.call('XRANGE', stream, from, '(' .. msg, 'COUNT', most)
-return { int(now), math.min(most, before + returned_before('+')), '', lock }
+return { now_text, math.min(most, before + returned_before('+')), '', lock }

@@ -48,4 +48,4 @@ end
 if #fire == 0 then
   sooner(schedules)
 end
-return { int(now), int(next_due), moved, fire }
+return { now_text, int(next_due), moved, fire }
