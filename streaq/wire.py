@@ -11,7 +11,9 @@ import hmac
 import json
 import pickle
 from collections.abc import Mapping
+from functools import lru_cache
 from inspect import isawaitable
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from streaq.types import Deserializer, Serializer, StreaqCancelled, StreaqError
@@ -159,16 +161,18 @@ def encode_headers(headers: Mapping[str, str]) -> str:
     return json.dumps(headers, separators=(",", ":")) if headers else ""
 
 
-def decode_headers(raw: bytes) -> dict[str, str]:
-    """Headers as a dict. What is not a JSON object of strings is taken as none."""
-    if not raw:
-        return {}
+@lru_cache(maxsize=128)
+def decode_headers(raw: bytes) -> Mapping[str, str]:
+    """Headers as a mapping. What is not a JSON object of strings is taken as none.
+
+    The tasks of a batch have the same ones.
+    """
     try:
-        found: Any = json.loads(raw)
+        found: Any = json.loads(raw) if raw else {}
         pairs: list[tuple[str, Any]] = list(found.items())
     except (ValueError, AttributeError):
-        return {}
-    return {name: value for name, value in pairs if isinstance(value, str)}
+        pairs = []
+    return MappingProxyType({name: value for name, value in pairs if isinstance(value, str)})
 
 
 def one_line(error: BaseException, limit: int = 500) -> str:

@@ -16,9 +16,6 @@ from streaq.telemetry.names import Metric
 HEALTH_CELLS = 16
 """Cells at the beginning of every store, kept for ``engine.health``: it needs ``SIZE`` of them."""
 
-EXEMPLAR_EVERY_S = 1.0
-"""An exemplar stays at least this long before a newer one takes its place."""
-
 
 class Exemplar(NamedTuple):
     """One traced observation of a bucket."""
@@ -84,10 +81,7 @@ class LocalStore:
 
     def note(self, metric: Metric, offset: int, bucket: int, trace_id: str, value: float) -> None:
         """Keep ``trace_id`` as the exemplar of a bucket of the histogram at ``offset``."""
-        now = time.time()
-        old = self._exemplars.get(offset + bucket)
-        if old is None or now - old.at_s >= EXEMPLAR_EVERY_S:
-            self._exemplars[offset + bucket] = Exemplar(trace_id, value, now)
+        self._exemplars[offset + bucket] = Exemplar(trace_id, value, time.time())
 
     def blocks(self) -> Iterator[Block]:
         """Every series as it is now. Safe in any thread."""

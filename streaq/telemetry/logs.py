@@ -27,6 +27,7 @@ from streaq.hooks import (
 )
 from streaq.telemetry.names_logs import LOGGER
 from streaq.telemetry.propagation import ids
+from streaq.telemetry.records import Records
 
 MAX_FRAMES = 20
 MAX_CAUSES = 5
@@ -59,14 +60,11 @@ def writer_of(level: int) -> Callable[..., None]:
     """
     logger = logging.getLogger(LOGGER)
     # structlog's ``ProcessorFormatter`` knows such records for structlog's own.
-    extra = {"_logger": logger, "_name": _METHODS[level]}
+    records = Records(logger, level, {"_logger": logger, "_name": _METHODS[level]})
 
     def write(event: str, **fields: Any) -> None:
         if logger.isEnabledFor(level):
-            line = Line(event=event, **fields)
-            logger.handle(
-                logger.makeRecord(LOGGER, level, __file__, 0, line, (), None, "write", extra)
-            )
+            logger.handle(records.make(Line(event=event, **fields)))
 
     return write
 

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("streaq")
 
 _TASK_SUM = len(TASK_BUCKETS) + 1
+EXEMPLAR_EVERY_MS = 1000
+"""An exemplar stays at least this long before a newer one takes its place."""
 _REDIS_SUM = len(REDIS_BUCKETS) + 1
 
 
@@ -134,7 +136,8 @@ class MetricsHook(Hook):
         self._queue = queue
         self._rows: dict[tuple[str, str], Row] = {}
         self._operations: dict[str, tuple[int, int]] = {}
-        self._running: dict[Mark, tuple[Row, int]] = {}
+        self._running: dict[Mark, tuple[Row, int, int]] = {}
+        self._next_exemplar_ms: dict[int, int] = {}
         self._task_name = Capped(max_task_names, "task")
         self._exception_name = Capped(max_exception_names, "exception")
         self._concurrency = 0
@@ -192,49 +195,57 @@ class MetricsHook(Hook):
         cells = self._cells
         cells[row.started] += 1.0
         cells[row.running] += 1.0
-        cells[row.wait + bisect_left(TASK_BUCKETS, waited)] += 1.0
+        bucket = bisect_left(TASK_BUCKETS, waited)
+        cells[row.wait + bucket] += 1.0
         if waited > 0:
             cells[row.wait + _TASK_SUM] += waited
         running = self._running
         if not running:
             cells[self._oldest] = started / 1000
-        running[e.mark] = (row, started)
+        running[e.mark] = (row, started, bucket)
 
     def _end(self, e: Ending, status: str, outcome: str = "") -> Row:
         """Count the end of an attempt, if it ran, and (with an outcome) of its task."""
         a = e.attempt
         cells = self._cells
-        trace = a.mark.trace and sampled(a.mark.trace)
         held = self._running.pop(a.mark, None)
         if held is None:
             row = self._row(a.task, a.priority)
         else:
-            row, started = held
+            row, started, waited = held
             cells[row.running] -= 1.0
             if started / 1000 <= cells[self._oldest]:
                 first = next(iter(self._running.values()), None)
                 cells[self._oldest] = first[1] / 1000 if first else 0.0
             place = row.durations.get(status) or row.place(names.TASK_DURATION, status)
             duration = e.duration_s
-            cells[place + bisect_left(TASK_BUCKETS, duration)] += 1.0
+            bucket = bisect_left(TASK_BUCKETS, duration)
+            cells[place + bucket] += 1.0
             cells[place + _TASK_SUM] += duration
-            if trace:
-                self._note(names.TASK_DURATION, place, duration, trace)
-                self._note(names.TASK_QUEUE_WAIT, row.wait, a.wait_ms / 1000, trace)
+            if a.mark.trace:
+                self._note(names.TASK_DURATION, place, bucket, duration, e)
+                self._note(names.TASK_QUEUE_WAIT, row.wait, waited, a.wait_ms / 1000, e)
         if outcome:
             cells[row.finished.get(outcome) or row.place(names.TASKS_FINISHED, outcome)] += 1.0
             if a.started_ms:
                 seconds = (e.finished_ms - first_due_ms(a)) / 1000
-                cells[row.to_end + bisect_left(TASK_BUCKETS, seconds)] += 1.0
+                bucket = bisect_left(TASK_BUCKETS, seconds)
+                cells[row.to_end + bucket] += 1.0
                 if seconds > 0:
                     cells[row.to_end + _TASK_SUM] += seconds
-                if trace:
-                    self._note(names.TASK_END_TO_END, row.to_end, max(0.0, seconds), trace)
+                if a.mark.trace:
+                    self._note(names.TASK_END_TO_END, row.to_end, bucket, max(0.0, seconds), e)
         return row
 
-    def _note(self, metric: Metric, place: int, seconds: float, trace_id: str) -> None:
-        """Keep the attempt's trace as an exemplar."""
-        self._store.note(metric, place, bisect_left(TASK_BUCKETS, seconds), trace_id, seconds)
+    def _note(self, metric: Metric, place: int, bucket: int, seconds: float, e: Ending) -> None:
+        """Keep the attempt's trace as the bucket's exemplar, now and then."""
+        cell = place + bucket
+        if e.finished_ms < self._next_exemplar_ms.get(cell, 0):
+            return
+        trace_id = sampled(e.attempt.mark.trace)
+        if trace_id:
+            self._next_exemplar_ms[cell] = e.finished_ms + EXEMPLAR_EVERY_MS
+            self._store.note(metric, place, bucket, trace_id, seconds)
 
     def on_finish(self, e: Ending) -> None:
         """Count a task that succeeded; one that was skipped has no attempt."""

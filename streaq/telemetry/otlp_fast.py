@@ -18,6 +18,8 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.trace import SpanKind, StatusCode
 
+from streaq.telemetry.light_span import LightSpan, Shared
+
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.trace import Link, SpanContext
@@ -35,6 +37,8 @@ _HERE, _REMOTE = struct.pack("<I", 0x100), struct.pack("<I", 0x300)
 _KINDS = {kind: _KIND + bytes([kind.value + 1]) for kind in SpanKind}
 _ONE_BYTE = 0x80
 """Numbers below this are one byte as a varint."""
+_SHORT = 24
+"""Longer texts are ids, of which every span has its own."""
 _PLAIN = frozenset((str, int, bool))
 
 
@@ -71,10 +75,15 @@ def _encode_group(spans: Sequence[ReadableSpan]) -> bytes:
 
 def encode_span(span: ReadableSpan) -> bytes:
     """One span."""
-    context, attributes = span.get_span_context(), span.attributes or {}
-    if context is None or not _is_plain(span, context, attributes):
-        [around] = encode_spans([span]).resource_spans
-        return around.scope_spans[0].spans[0].SerializeToString()
+    context = span.get_span_context()
+    if context is None or context.trace_state:
+        return _encode_otherwise(span)
+    if isinstance(span, LightSpan) and span.is_plain:
+        attributes, links = _shared(span.shared) + _attributes(_ATTRIBUTES, span.own), span.linked
+    elif _is_plain(span):
+        attributes, links = _attributes(_ATTRIBUTES, span.attributes or {}), span.links
+    else:
+        return _encode_otherwise(span)
     parent = span.parent
     parts = [
         _TRACE_ID, context.trace_id.to_bytes(16, "big"),
@@ -82,20 +91,26 @@ def encode_span(span: ReadableSpan) -> bytes:
         _PARENT_ID + parent.span_id.to_bytes(8, "big") if parent is not None else b"",
         _name(span.name), _KINDS[span.kind],
         _TIMES.pack(b"\x39", span.start_time, b"\x41", span.end_time),
-        _attributes(_ATTRIBUTES, attributes),
+        attributes,
     ]  # fmt: skip
-    parts += map(_link, span.links)
+    parts += map(_link, links)
     parts += (_NO_STATUS, _SPAN_FLAGS, _flags(parent))
     return b"".join(parts)
 
 
-def _is_plain(span: ReadableSpan, context: SpanContext, attributes: Mapping[str, Any]) -> bool:
+def _encode_otherwise(span: ReadableSpan) -> bytes:
+    [around] = encode_spans([span]).resource_spans
+    return around.scope_spans[0].spans[0].SerializeToString()
+
+
+def _is_plain(span: ReadableSpan) -> bool:
     """Whether it has nothing but what is written here."""
+    mappings = (span.attributes or {}, *(link.attributes or {} for link in span.links))
     return (
         span.status.status_code is StatusCode.UNSET
-        and not (span.events or context.trace_state or span.dropped_attributes)
+        and not (span.events or span.dropped_attributes)
         and not (span.dropped_events or span.dropped_links)
-        and all(map(_are_plain, (attributes, *(link.attributes or {} for link in span.links))))
+        and all(map(_are_plain, mappings))
         and not any(link.dropped_attributes for link in span.links)
     )
 
@@ -104,7 +119,9 @@ def _are_plain(attributes: Mapping[str, Any]) -> bool:
     return _PLAIN.issuperset(map(type, attributes.values()))
 
 
+@lru_cache(maxsize=256)
 def _link(link: Link) -> bytes:
+    """The tasks of a batch have the same one."""
     context = link.context
     return _field(
         _LINKS,
@@ -120,12 +137,22 @@ def _flags(context: SpanContext | None) -> bytes:
     return _REMOTE if context is not None and context.is_remote else _HERE
 
 
+def _shared(attributes: Shared) -> bytes:
+    if not attributes.encoded:
+        attributes.encoded = _attributes(_ATTRIBUTES, attributes)
+    return attributes.encoded
+
+
 def _attributes(tag: bytes, attributes: Mapping[str, Any]) -> bytes:
     pairs: Iterable[tuple[str, Any]] = attributes.items()
-    return b"".join([_attribute(tag, name, value) for name, value in pairs])
+    return b"".join([
+        _repeated(tag, name, value)
+        if isinstance(value, int) or len(value) <= _SHORT
+        else _attribute(tag, name, value)
+        for name, value in pairs
+    ])  # fmt: skip
 
 
-@lru_cache(maxsize=4096, typed=True)
 def _attribute(tag: bytes, name: str, value: str | int) -> bytes:
     if isinstance(value, str):
         told = _field(b"\x0a", value.encode())
@@ -133,7 +160,15 @@ def _attribute(tag: bytes, name: str, value: str | int) -> bytes:
         told = b"\x10" + bytes([value])
     else:
         told = b"\x18" + _varint(value & 0xFFFFFFFFFFFFFFFF)
-    return _field(tag, _field(b"\x0a", name.encode()) + _field(b"\x12", told))
+    return _field(tag, _key(name) + _field(b"\x12", told))
+
+
+_repeated = lru_cache(maxsize=4096, typed=True)(_attribute)
+
+
+@lru_cache(maxsize=1024)
+def _key(name: str) -> bytes:
+    return _field(b"\x0a", name.encode())
 
 
 @lru_cache(maxsize=1024)

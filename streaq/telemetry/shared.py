@@ -20,7 +20,6 @@ from functools import cache
 
 from streaq.telemetry import names
 from streaq.telemetry.cells import (
-    EXEMPLAR_EVERY_S,
     HEALTH_CELLS,
     Block,
     Exemplar,
@@ -102,11 +101,9 @@ class SharedStore:
 
     def note(self, metric: Metric, offset: int, bucket: int, trace_id: str, value: float) -> None:
         """Keep ``trace_id`` as the exemplar of a bucket of the histogram at ``offset``."""
-        now = time.time()
         cell = offset + width_of(metric) + bucket * _EXEMPLAR_CELLS
-        if now - self._view[cell + _EXEMPLAR_CELLS - 1] >= EXEMPLAR_EVERY_S:
-            at = DIRECTORY_BYTES + cell * CELL_BYTES
-            _EXEMPLAR.pack_into(self._all, at, bytes.fromhex(trace_id), value, now)
+        at = DIRECTORY_BYTES + cell * CELL_BYTES
+        _EXEMPLAR.pack_into(self._all, at, bytes.fromhex(trace_id), value, time.time())
 
     def blocks(self) -> Iterator[Block]:
         """Every series as it is now, also when the writer is another process, or dead."""

@@ -29,6 +29,7 @@ from opentelemetry.trace import (
 from streaq.broker.keys import GROUP
 from streaq.hooks import Attempt, Ending, Enqueue, Hook, Publish
 from streaq.telemetry import names_spans as n
+from streaq.telemetry.light_span import LightSpan, Shared, Values
 from streaq.telemetry.propagation import (
     LINK_HEADER,
     Rules,
@@ -37,11 +38,13 @@ from streaq.telemetry.propagation import (
     reason_to_link,
     traceparent,
 )
+from streaq.telemetry.span_maker import SpanMaker
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 RECHECK_S = 0.1
+MOST_SHARED = 1000
 _NOTHING = nullcontext()
 
 
@@ -52,8 +55,11 @@ class Tracing:
     """
 
     def __init__(self, provider: TracerProvider | None = None) -> None:
-        self._tracer = None if provider is None else self._tracer_of(provider)
+        self._tracer: Tracer | None = None
+        self._maker: SpanMaker | None = None
         self._check_at = 0.0
+        if provider is not None:
+            self._use(provider)
 
     def tracer(self) -> Tracer | None:
         """A tracer that records, or None."""
@@ -65,14 +71,18 @@ class Tracing:
         self._check_at = now + RECHECK_S
         provider = trace.get_tracer_provider()
         if not isinstance(provider, ProxyTracerProvider | NoOpTracerProvider):
-            self._tracer = self._tracer_of(provider)
+            self._use(provider)
         return self._tracer
 
-    @staticmethod
-    def _tracer_of(provider: TracerProvider) -> Tracer:
+    def maker(self) -> SpanMaker | None:
+        """What starts the spans of attempts, or None."""
+        return self._maker if self.tracer() is not None else None
+
+    def _use(self, provider: TracerProvider) -> None:
         from streaq import __version__
 
-        return provider.get_tracer(n.INSTRUMENTATION, __version__)
+        self._tracer = provider.get_tracer(n.INSTRUMENTATION, __version__)
+        self._maker = SpanMaker(self._tracer, SpanKind.CONSUMER)
 
 
 class _Sending(NamedTuple):
@@ -108,7 +118,7 @@ class TracingHook(Hook):
         self._tracing = tracing
         self._rules = rules
         self._create_spans = create_spans
-        common: dict[str, str | int] = {
+        common: Values = {
             n.MESSAGING_SYSTEM: n.SYSTEM_NAME,
             n.MESSAGING_DESTINATION: queue,
             n.MESSAGING_CLIENT_ID: client_id,
@@ -124,6 +134,7 @@ class TracingHook(Hook):
             **_operation("process"),
             n.MESSAGING_CONSUMER_GROUP: GROUP,
         }
+        self._shared: dict[tuple[str, str, str, str, int | None], tuple[str, Shared]] = {}
 
     # ------------------------------------------------------------------------ producers
 
@@ -185,10 +196,10 @@ class TracingHook(Hook):
 
     def open_attempt(self, e: Attempt) -> OpenSpan | None:
         """Start the ``process`` span and make it current; None when nobody records."""
-        tracer = self._tracing.tracer()
-        if tracer is None:
+        maker = self._tracing.maker()
+        if maker is None:
             return None
-        span, context = self._process_span(tracer, e)
+        span, context = self._process_span(maker, e)
         e.mark.trace = traceparent(span.get_span_context())
         return OpenSpan(span, otel_context.attach(trace.set_span_in_context(span, context)))
 
@@ -202,39 +213,45 @@ class TracingHook(Hook):
             self._refused(e)
 
     def _refused(self, e: Ending) -> None:
-        tracer = self._tracing.tracer()
-        if tracer is not None:
+        maker = self._tracing.maker()
+        if maker is not None:
             now = time.time_ns()
-            span, _ = self._process_span(tracer, e.attempt, now)
+            span, _ = self._process_span(maker, e.attempt, now)
             e.attempt.mark.trace = traceparent(span.get_span_context())
             close_span(span, e)
             span.end(now)
 
     def _process_span(
-        self, tracer: Tracer, e: Attempt, start_ns: int | None = None
+        self, maker: SpanMaker, e: Attempt, start_ns: int | None = None
     ) -> tuple[Span, Context]:
-        attributes = {
-            **self._process,
-            n.MESSAGING_CLIENT_ID: e.worker_id,
+        of_kind = (e.task, e.priority, e.kind, e.worker_id, e.max_tries)
+        name, shared = self._shared.get(of_kind) or self._share(*of_kind)
+        own: Values = {
             n.MESSAGING_MESSAGE_ID: e.task_id,
-            n.TASK_NAME: e.task,
-            n.TASK_PRIORITY: e.priority,
-            n.TASK_KIND: e.kind,
             n.TASK_TRY: e.try_number,
             n.TASK_QUEUE_WAIT_MS: e.wait_ms,
         }
-        if e.max_tries is not None:
-            attributes[n.TASK_MAX_TRIES] = e.max_tries
         where = place(e, self._rules)
-        span = tracer.start_span(
-            f"process {e.task}",
-            context=where.context,
-            kind=SpanKind.CONSUMER,
-            attributes=attributes,
-            links=where.links,
-            start_time=start_ns,
-        )
-        return span, where.context
+        return maker.start(name, where, shared, own, start_ns), where.context
+
+    def _share(
+        self, task: str, priority: str, kind: str, worker_id: str, max_tries: int | None
+    ) -> tuple[str, Shared]:
+        """Name and attributes that many attempts have in common."""
+        attributes: Values = {
+            **self._process,
+            n.MESSAGING_CLIENT_ID: worker_id,
+            n.TASK_NAME: task,
+            n.TASK_PRIORITY: priority,
+            n.TASK_KIND: kind,
+        }
+        if max_tries is not None:
+            attributes[n.TASK_MAX_TRIES] = max_tries
+        if len(self._shared) >= MOST_SHARED:  # names that nobody registered come from outside
+            self._shared.clear()
+        found = (f"process {task}", Shared(attributes))
+        self._shared[task, priority, kind, worker_id, max_tries] = found
+        return found
 
 
 class OpenSpan(NamedTuple):
@@ -257,7 +274,11 @@ def close_span(span: Span, e: Ending) -> None:
     """Outcome, error and status. Only the end of a task in failure is an error."""
     if not span.is_recording():
         return
-    span.set_attributes({n.TASK_OUTCOME: e.status, n.TASK_REASON: e.reason})
+    ended: Values = {n.TASK_OUTCOME: e.status, n.TASK_REASON: e.reason}
+    if isinstance(span, LightSpan):
+        span.note(ended)
+    else:
+        span.set_attributes(ended)
     if e.status == "failed":
         _fail(span, type(e.error).__name__ if e.error is not None else e.reason, e.error)
     elif e.status == "refused":
@@ -275,11 +296,11 @@ def _fail(span: Span, kind: str, error: BaseException | None) -> None:
     span.set_status(Status(StatusCode.ERROR, str(error) if error is not None else kind))
 
 
-def _operation(name: str) -> dict[str, str | int]:
+def _operation(name: str) -> Values:
     return {n.MESSAGING_OPERATION_NAME: name, n.MESSAGING_OPERATION_TYPE: name}
 
 
-def _task_attributes(e: Enqueue) -> dict[str, str | int]:
+def _task_attributes(e: Enqueue) -> Values:
     return {
         n.MESSAGING_MESSAGE_ID: e.task_id,
         n.TASK_NAME: e.task,

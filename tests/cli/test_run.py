@@ -18,8 +18,8 @@ from tests.cli.support import HERE, LIMIT_S, eventually, is_alive, process
 
 pytestmark = pytest.mark.timeout(120)
 
-STARTED = '"event": "worker.started"'
-STOPPED = '"event": "worker.stopped"'
+STARTED = '"event":"worker.started"'
+STOPPED = '"event":"worker.stopped"'
 
 
 def ask(worker: Any, what: Callable[[], Awaitable[Any]]) -> Any:
@@ -98,7 +98,7 @@ def test_a_signal_lets_tasks_finish(
         (tmp_path / "go").touch()
         said = run.end()
     assert said.status == 0
-    assert f'"reason": "{number.name}"' in said.err
+    assert f'"reason":"{number.name}"' in said.err
     (result,) = results(shop.worker, task)
     assert (result.success, result.tries) == (True, 1)
 

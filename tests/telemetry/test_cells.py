@@ -52,10 +52,10 @@ def test_the_cells_of_health_belong_to_no_series(store: Store) -> None:
     assert list(store.cells[:HEALTH_CELLS]) == [0.0] * HEALTH_CELLS
 
 
-def test_exemplars_are_kept_by_bucket_and_the_first_of_a_second_stays(store: Store) -> None:
+def test_exemplars_are_kept_by_bucket_and_the_last_one_stays(store: Store) -> None:
     place = store.allocate(names.TASK_DURATION, (*LABELS, "success"))
-    store.note(names.TASK_DURATION, place, 3, TRACE, 0.02)
     store.note(names.TASK_DURATION, place, 3, "f" * 32, 0.03)
+    store.note(names.TASK_DURATION, place, 3, TRACE, 0.02)
     store.note(names.TASK_DURATION, place, 19, "e" * 32, 5000.0)
     [block] = store.blocks()
     assert {b: (e.trace_id, e.value) for b, e in block.exemplars.items()} == {

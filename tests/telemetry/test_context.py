@@ -6,13 +6,16 @@ import io
 import json
 import logging
 from contextvars import copy_context
+from datetime import UTC, datetime
+from enum import Enum
+from uuid import UUID
 
 import pytest
 import structlog
 from structlog.testing import LogCapture
 
 from streaq.hooks import Dispatcher
-from streaq.telemetry import names
+from streaq.telemetry import logging_setup, names
 from streaq.telemetry.context import TaskContextFilter, bind, current_fields
 from streaq.telemetry.logging_setup import JsonFormatter, configure_logging
 from streaq.telemetry.logs import LogRules, LogsHook
@@ -138,6 +141,32 @@ def test_json_is_one_object_a_line() -> None:
     assert {name: mine[name] for name in BOUND} == BOUND
     assert (mine["event"], mine["amount"], mine["logger"]) == ("charging order", 3, "mine")
     assert failed["exception"].endswith("ValueError: boom")
+
+
+class Shade(Enum):
+    DARK = "dark"
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["text", "é\n\x1b", "", 1, 2**70, -1.5, True, None, [1, "a"], {"a": {"b": 1}}, {1: "a"}, (1, 2),
+     {1}, UUID(int=5), Shade.DARK, datetime(2026, 1, 1, tzinfo=UTC), b"bytes", object, "\ud800"],
+    ids=repr,
+)  # fmt: skip
+def test_json_is_the_same_with_and_without_orjson(
+    value: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write() -> str:
+        stream = io.StringIO()
+        configure_logging("json", "info", stream)
+        logging.getLogger("mine").info("charging", extra={"value": value})
+        _, _, rest = stream.getvalue().partition('"level"')
+        return rest
+
+    with_orjson = write()
+    monkeypatch.setattr(logging_setup, "orjson", None)
+    assert '"value":' in with_orjson
+    assert write() == with_orjson
 
 
 def test_console_has_colours_on_a_terminal_only() -> None:

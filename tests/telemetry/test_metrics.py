@@ -259,6 +259,25 @@ def test_exemplars_name_the_trace_when_it_is_sampled(bench: Bench, trace: str, k
     assert (exemplar.trace_id, exemplar.value) == ("a" * 32, 0.03)
 
 
+def test_an_exemplar_stays_for_a_second(bench: Bench) -> None:
+    """And an attempt that is not sampled takes nobody's place."""
+
+    def run(trace: str, after_ms: int) -> str:
+        a = attempt(trace=trace)
+        bench.hook.on_start(a)
+        end = ending(a)
+        bench.hook.on_finish(end._replace(finished_ms=end.finished_ms + after_ms))
+        [block] = [b for b in bench.store.blocks() if b.metric is names.TASK_DURATION]
+        return next((e.trace_id for e in block.exemplars.values()), "")
+
+    other = SAMPLED.replace("a" * 32, "f" * 32)
+    assert run(UNSAMPLED, 0) == ""
+    assert run(SAMPLED, 0) == "a" * 32
+    assert run(other, 999) == "a" * 32
+    assert run(UNSAMPLED, 1000) == "a" * 32
+    assert run(other, 1000) == "f" * 32
+
+
 def test_places_are_looked_up_once_per_name_not_per_task(bench: Bench) -> None:
     calls: list[str] = []
     allocate = bench.store.allocate

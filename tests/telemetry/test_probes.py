@@ -192,4 +192,4 @@ async def test_a_blocked_child_is_seen_through_its_parent_and_named(tmp_path: Pa
         assert plant.get("/livez")[0] == 200, "it was short"
     line = next(line for line in plant.log.read_text().splitlines() if "loop.blocked" in line)
     assert "workshop.py" in line
-    assert '"tasks": ["hogs"]' in line
+    assert '"tasks":["hogs"]' in line
