@@ -21,7 +21,7 @@ LIMIT = 3
 @pytest.fixture
 async def pool() -> AsyncGenerator[WaitingPool]:
     with Server() as server:
-        made = WaitingPool(max_connections=LIMIT, host="127.0.0.1", port=server.port)
+        made = WaitingPool(max_connections=LIMIT, host="127.0.0.1", port=server.port, protocol=2)
         yield made
         await made.aclose()
 
@@ -99,3 +99,55 @@ async def test_random_cancellation_loses_no_connection(pool: WaitingPool) -> Non
             assert isinstance(answer, asyncio.CancelledError) or answer == str(n).encode()
         assert in_use(pool) == 0
     assert not pool._waiting or all(turn.done() for turn in pool._waiting)
+
+
+async def test_a_connection_that_was_left_with_an_answer_is_made_anew(pool: WaitingPool) -> None:
+    connection = await pool.get_connection()
+    await connection.send_command("ECHO", "nobody waits for this")
+    await connection.read_response()
+    await connection.send_command("ECHO", "nor for this")
+    while not await connection.can_read():  # noqa: ASYNC110 - bytes that nobody reads tell nobody
+        await asyncio.sleep(0.001)
+    await pool.release(connection)
+    assert await aredis.Redis(connection_pool=pool).echo("this") == b"this"
+
+
+async def test_a_connection_that_the_server_closed_is_made_anew(pool: WaitingPool) -> None:
+    connection = await pool.get_connection()
+    admin = await pool.get_connection()
+    await admin.send_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    assert await admin.read_response() == 1
+    while not await connection.can_read():  # noqa: ASYNC110 - nor does an end
+        await asyncio.sleep(0.001)
+    for one in (admin, connection):
+        await pool.release(one)
+    assert await pool.get_connection() is connection
+    await connection.send_command("ECHO", "this")
+    assert await connection.read_response() == b"this"
+    await pool.release(connection)
+
+
+async def test_a_connection_marked_to_be_made_anew_is(pool: WaitingPool) -> None:
+    connection = await pool.get_connection()
+    if not hasattr(connection, "mark_for_reconnect"):
+        pytest.skip("this redis-py marks none")
+    connection.mark_for_reconnect()
+    await pool.release(connection)
+    assert not connection.is_connected
+
+
+async def test_one_with_changing_passwords_is_given_back_as_redis_py_does_it(
+    pool: WaitingPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[object] = []
+
+    async def release(_: object, connection: object) -> None:
+        given.append(connection)
+
+    monkeypatch.setattr(aredis.ConnectionPool, "release", release)
+    connection = await pool.get_connection()
+    await pool.release(connection)
+    assert given == []
+    renewing = WaitingPool(credential_provider=object())
+    await renewing.release(connection)
+    assert given == [connection]
