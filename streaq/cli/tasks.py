@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich import box
@@ -24,6 +25,14 @@ from streaq.worker import Worker
 
 UNKNOWN = "There is no task {id} in queue {queue}: it never was, or its result has expired."
 
+T = TypeVar("T")
+
+
+def _ask(task_id: str, path: str, question: Callable[[Worker[Any]], Awaitable[T]]) -> T:
+    if ":" in task_id and ":" not in path:
+        raise StreaqError(f"The task comes first, then where its worker is: {path} {task_id}")
+    return ask(path, question)
+
 
 def show(task_id: TaskId, path: WorkerPath, *, as_json: AsJson = False) -> None:
     """Show what happened to a task, attempt by attempt."""
@@ -33,7 +42,7 @@ def show(task_id: TaskId, path: WorkerPath, *, as_json: AsJson = False) -> None:
         why = await worker.explain_by_id(task_id)
         return history, worker.queue_name, (await worker.snapshot()).now_ms, why
 
-    history, queue, now_ms, why = ask(path, look)
+    history, queue, now_ms, why = _ask(task_id, path, look)
     if history is None:
         raise StreaqError(UNKNOWN.format(id=task_id, queue=queue))
     out = screen()
@@ -54,7 +63,7 @@ def explain(task_id: TaskId, path: WorkerPath) -> None:
     async def look(worker: Worker[Any]) -> str:
         return await worker.explain_by_id(task_id)
 
-    screen().print(ask(path, look), markup=False, soft_wrap=True)
+    screen().print(_ask(task_id, path, look), markup=False, soft_wrap=True)
 
 
 def result(
@@ -81,7 +90,7 @@ def result(
         except TimeoutError:
             return await worker.explain_by_id(task_id)
 
-    found = ask(path, wait)
+    found = _ask(task_id, path, wait)
     if isinstance(found, TaskResult) and found.success:
         screen().print(pretty_repr(found.result), markup=False, soft_wrap=True)
     elif isinstance(found, TaskResult):
@@ -108,7 +117,7 @@ def abort(
         aborted = await worker.abort_by_id(task_id, timeout=timeout)
         return unscheduled or aborted, await worker.explain_by_id(task_id)
 
-    stopped, why = ask(path, stop)
+    stopped, why = _ask(task_id, path, stop)
     if not stopped:
         raise StreaqError(f"Task {task_id} was not stopped. {why}")
     screen().print(f"stopped {task_id}", markup=False)

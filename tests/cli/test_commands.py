@@ -175,6 +175,15 @@ def test_show_tells_an_end_without_an_attempt(cli: Here, shop: Any) -> None:
     assert "succeeded without being run" in cli("task", "show", unneeded.id, "shop:worker").out
 
 
+@pytest.mark.parametrize(
+    "command", [["task", "show"], ["task", "result"], ["task", "abort"], ["explain"]]
+)
+def test_the_wrong_way_round(cli: Here, command: list[str]) -> None:
+    said = cli(*command, "shop:worker", "ab12")
+    assert said.status == 1
+    assert said.err == ("error: The task comes first, then where its worker is: ab12 shop:worker\n")
+
+
 @pytest.mark.parametrize("command", [["task", "show"], ["task", "result"]])
 def test_an_unknown_task(cli: Here, shop: Any, command: list[str]) -> None:
     said = cli(*command, "nothing", "shop:worker")
