@@ -13,7 +13,6 @@ import pickle
 from collections.abc import Mapping
 from functools import lru_cache
 from inspect import isawaitable
-from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from streaq.types import Deserializer, Serializer, StreaqCancelled, StreaqError
@@ -161,18 +160,20 @@ def encode_headers(headers: Mapping[str, str]) -> str:
     return json.dumps(headers, separators=(",", ":")) if headers else ""
 
 
-@lru_cache(maxsize=128)
-def decode_headers(raw: bytes) -> Mapping[str, str]:
-    """Headers as a mapping. What is not a JSON object of strings is taken as none.
+def decode_headers(raw: bytes) -> dict[str, str]:
+    """Headers as a dict. What is not a JSON object of strings is taken as none."""
+    return dict(_decode_headers(raw))
 
-    The tasks of a batch have the same ones.
-    """
+
+@lru_cache(maxsize=128)
+def _decode_headers(raw: bytes) -> tuple[tuple[str, str], ...]:
+    """Those of a batch are all the same."""
     try:
         found: Any = json.loads(raw) if raw else {}
         pairs: list[tuple[str, Any]] = list(found.items())
     except (ValueError, AttributeError):
-        pairs = []
-    return MappingProxyType({name: value for name, value in pairs if isinstance(value, str)})
+        return ()
+    return tuple((name, value) for name, value in pairs if isinstance(value, str))
 
 
 def one_line(error: BaseException, limit: int = 500) -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from time import time_ns
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
@@ -69,9 +68,21 @@ class LightSpan(Span):
         self.shared = shared
         self.own = own
 
-    @cached_property
-    def _attributes(self) -> BoundedAttributes:
-        limits = self._limits
+    def __getattr__(self, name: str) -> Any:
+        """One of the SDK's containers, made when it is asked for the first time."""
+        if name == "_attributes":
+            made = self._make_attributes()
+        elif name == "_events":
+            made = self._make_list("max_events", ())
+        elif name == "_links":
+            made = self._make_list("max_links", self.linked)
+        else:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        vars(self).update({name: made})
+        return made
+
+    def _make_attributes(self) -> Any:
+        limits: Any = self._limits
         return BoundedAttributes(
             limits.max_span_attributes,
             {**self.shared, **self.own},
@@ -79,14 +90,9 @@ class LightSpan(Span):
             max_value_len=limits.max_span_attribute_length,
         )
 
-    @cached_property
-    def _events(self) -> BoundedList[Event]:
-        return BoundedList(self._limits.max_events)
-
-    @cached_property
-    def _links(self) -> BoundedList[Link]:
+    def _make_list(self, limit: str, values: Sequence[Any]) -> Any:
         bounded: Any = BoundedList
-        return bounded.from_seq(self._limits.max_links, self.linked)
+        return bounded.from_seq(getattr(self._limits, limit), values)
 
     @property
     def is_plain(self) -> bool:
@@ -136,17 +142,22 @@ class LightSpan(Span):
 
     def note(self, attributes: Values) -> None:
         """Set attributes that need no check."""
-        if "_attributes" in self.__dict__ or self._end_time is not None:
+        with self._lock:  # a thread of the task's may be about to make the mapping
+            is_ours = self._end_time is None and "_attributes" not in self.__dict__
+            if is_ours:
+                self.own.update(attributes)
+        if not is_ours:
             self.set_attributes(attributes)
-        else:
-            self.own.update(attributes)
 
     def end(self, end_time: int | None = None) -> None:
         """Hand it over to be exported; when it is plain, without a copy."""
-        if self._end_time is not None or not self.is_plain:
+        with self._lock:
+            is_ours = self._end_time is None and self.is_plain
+            if is_ours:
+                self._end_time = time_ns() if end_time is None else end_time
+        if not is_ours:
             super().end(end_time)
             return
-        self._end_time = time_ns() if end_time is None else end_time
         processor: Any = self._span_processor
         on_ending = getattr(processor, "_on_ending", None)  # an older SDK has none
         if on_ending is not None:

@@ -123,7 +123,9 @@ class JsonFormatter(logging.Formatter):
 
 
 def _otherwise(value: object) -> Any:
-    """What JSON has no form for; the first two as orjson writes them by itself."""
+    """What a library has no form for; so that both write the same, what one of them has."""
+    if isinstance(value, tuple):
+        return list(cast("tuple[Any, ...]", value))
     if isinstance(value, UUID):
         return str(value)
     return value.value if isinstance(value, Enum) else repr(value)
@@ -135,10 +137,10 @@ _encode_slowly = json.JSONEncoder(
 
 
 def _encode(fields: dict[str, Any]) -> str:
-    """In one line and without blanks, whichever library does it."""
+    """In one line and without blanks, whichever library does it; NaN is null with orjson."""
     if orjson is not None:
         try:
-            return orjson.dumps(fields, repr, _AS_REPR).decode()
+            return orjson.dumps(fields, _otherwise, _AS_REPR).decode()
         except TypeError:  # a number of more than 64 bits, a name that is no text
             pass
     return _encode_slowly(fields)

@@ -75,15 +75,24 @@ def _encode_group(spans: Sequence[ReadableSpan]) -> bytes:
 
 def encode_span(span: ReadableSpan) -> bytes:
     """One span."""
+    try:
+        return _encode_plain(span) or _encode_otherwise(span)
+    except (ValueError, OverflowError):
+        # Half a character, or a number of more than 64 bits: the SDK leaves the attribute out.
+        return _encode_otherwise(span)
+
+
+def _encode_plain(span: ReadableSpan) -> bytes | None:
+    """None when it has more than is written here."""
     context = span.get_span_context()
     if context is None or context.trace_state:
-        return _encode_otherwise(span)
+        return None
     if isinstance(span, LightSpan) and span.is_plain:
         attributes, links = _shared(span.shared) + _attributes(_ATTRIBUTES, span.own), span.linked
     elif _is_plain(span):
         attributes, links = _attributes(_ATTRIBUTES, span.attributes or {}), span.links
     else:
-        return _encode_otherwise(span)
+        return None
     parent = span.parent
     parts = [
         _TRACE_ID, context.trace_id.to_bytes(16, "big"),
@@ -159,7 +168,7 @@ def _attribute(tag: bytes, name: str, value: str | int) -> bytes:
     elif isinstance(value, bool):
         told = b"\x10" + bytes([value])
     else:
-        told = b"\x18" + _varint(value & 0xFFFFFFFFFFFFFFFF)
+        told = b"\x18" + _varint(int.from_bytes(value.to_bytes(8, "little", signed=True), "little"))
     return _field(tag, _key(name) + _field(b"\x12", told))
 
 

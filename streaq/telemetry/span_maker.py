@@ -142,9 +142,16 @@ def _look_inside(tracer: Any, kind: SpanKind) -> dict[str, Any]:
 
 
 def _has_room(limits: Any) -> bool:
-    """Whether none of our attributes is too long or too many."""
-    most = limits.max_span_attributes
-    return limits.max_span_attribute_length is None and (most is None or most >= _FEWEST_ATTRIBUTES)
+    """Whether none of our attributes and links is too long or too many."""
+    lengths = (limits.max_attribute_length, limits.max_span_attribute_length)
+    counts = (
+        (limits.max_span_attributes, _FEWEST_ATTRIBUTES),
+        (limits.max_link_attributes, 1),
+        (limits.max_links, _MOST_LINKS),
+    )
+    return all(length is None for length in lengths) and all(
+        most is None or most >= fewest for most, fewest in counts
+    )
 
 
 def _random(ids: Any, parent: SpanContext | None) -> int:

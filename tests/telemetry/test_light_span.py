@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import json
 import logging
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -39,6 +42,7 @@ from opentelemetry.trace import (
     TraceState,
 )
 
+from streaq.telemetry import light_span
 from streaq.telemetry.light_span import LightSpan, Shared, Values
 from streaq.telemetry.propagation import Place
 from streaq.telemetry.span_maker import SpanMaker
@@ -110,6 +114,9 @@ class Bench:
         self, parent: SpanContext | None = None, links: Sequence[Link] = (), start_ns: int = 5
     ) -> trace.Span:
         context = Context()
+        links = [
+            Link(link.context, link.attributes) for link in links
+        ]  # the SDK cuts those it gets
         if parent is not None:
             context = trace.set_span_in_context(NonRecordingSpan(parent), context)
         if self._light:
@@ -271,6 +278,35 @@ def test_an_ended_one_is_left_as_it_is(caplog: pytest.LogCaptureFixture) -> None
     assert len(caplog.records) == 5
 
 
+def test_a_thread_that_writes_while_it_ends_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sync task that was given up goes on in its thread, and may be in the middle of it."""
+    bench = Bench()
+    span = bench.start()
+    assert isinstance(span, LightSpan)
+    ends = threading.Thread(target=lambda: (span.note({"outcome": "failed"}), span.end(9)))
+    make = light_span.BoundedAttributes
+
+    def make_while_it_ends(*args: Any, **options: Any) -> Any:
+        ends.start()
+        ends.join(0.05)
+        return make(*args, **options)
+
+    monkeypatch.setattr(light_span, "BoundedAttributes", make_while_it_ends)
+    span.set_attribute("from.thread", 1)
+    ends.join()
+    [ended] = bench.exporter.get_finished_spans()
+    assert dict(ended.attributes or {}) == {**SHARED, **OWN, "from.thread": 1, "outcome": "failed"}
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+def test_it_has_nothing_else_that_the_sdks_has_not(copied: Callable[[Any], Any]) -> None:
+    span = Bench().start()
+    with pytest.raises(AttributeError, match="no attribute 'made_up'"):
+        span.made_up  # type: ignore[attr-defined] # noqa: B018
+    with contextlib.suppress(TypeError):  # a lock cannot be copied, here as there
+        assert copied(span).get_span_context() == span.get_span_context()
+
+
 def test_notes_are_attributes_before_and_after_the_first_other_one() -> None:
     bench = Bench()
     span = bench.start()
@@ -300,13 +336,16 @@ def test_many_links_are_for_the_sdk_to_count() -> None:
 
 @pytest.mark.parametrize(
     "limits",
-    [{"max_span_attributes": 3}, {"max_span_attribute_length": 4}, {"max_attribute_length": 4}],
+    [{"max_span_attributes": 3}, {"max_span_attribute_length": 4}, {"max_attribute_length": 4},
+     {"max_attribute_length": 4, "max_span_attribute_length": SpanLimits.UNSET}, {"max_links": 0},
+     {"max_links": 1}, {"max_link_attributes": 0}],
     ids=str,
-)
+)  # fmt: skip
 def test_tight_limits_are_for_the_sdk_to_keep(limits: dict[str, int]) -> None:
     provider = {"span_limits": SpanLimits(**limits)}
     assert type(Bench(**provider).start()) is not LightSpan
-    same(leave_alone, provider=provider)
+    links = [Link(OTHER, {"streaq.link": "producer"}), Link(OTHER)]
+    same(leave_alone, provider=provider, links=links)
 
 
 def test_an_sdk_that_counts_its_spans_makes_them(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,6 +76,9 @@ PLAIN: dict[str, dict[str, Any]] = {
 }
 OTHER: dict[str, dict[str, Any]] = {
     "float": {"attributes": {"float": 1.5}},
+    "half a character": {"attributes": {"file": "caf\udce9", "good": 1}},
+    "huge number": {"attributes": {"huge": 2**63, "low": -(2**63) - 1, "good": 1}},
+    "edges": {"attributes": {"most": 2**63 - 1, "least": -(2**63)}},
     "list": {"attributes": {"list": ["a", "b"]}},
     "link with a float": {"links": [Link(REMOTE, {"weight": 0.5})]},
     "parent with state": {"parent": STATEFUL},

@@ -77,7 +77,8 @@ def test_a_thread_that_has_ended_is_followed_by_another(logger: logging.Logger) 
     first.start()
     first.join()
     assert made.make("m").thread == threading.get_ident()
-    assert made._thread is threading.current_thread()
+    assert made._first is not None
+    assert made._first[0] is threading.current_thread()
 
 
 def test_a_fork_is_another_process(records: Records) -> None:
@@ -95,6 +96,20 @@ def test_the_task_is_named_where_python_does(logger: logging.Logger, records: Re
 
     theirs, ours = asyncio.run(main())
     assert ours == theirs
+
+
+def test_loggers_of_the_applications_own_are_asked_each_time() -> None:
+    class Counting(logging.Logger):
+        count = 0
+
+        def makeRecord(self, *args: Any, **options: Any) -> logging.LogRecord:  # noqa: N802
+            record = super().makeRecord(*args, **options)
+            record.number = self.count
+            self.count += 1
+            return record
+
+    records = Records(Counting("mine"), logging.INFO, {})
+    assert [vars(records.make("m"))["number"] for _ in range(3)] == [0, 1, 2]
 
 
 @pytest.fixture
