@@ -156,7 +156,8 @@ class Point(NamedTuple):
 @pytest.mark.parametrize(
     "value",
     ["text", "é\n\x1b", "", 1, 2**70, -1.5, True, None, [1, "a"], {"a": {"b": 1}}, {1: "a"},
-     (1, 2), Point(1, 2), {1}, UUID(int=5), Shade.DARK, datetime(2026, 1, 1, tzinfo=UTC), b"bytes", object, "\ud800"],
+     (1, 2), Point(1, 2), {1}, UUID(int=5), Shade.DARK, datetime(2026, 1, 1, tzinfo=UTC), b"bytes",
+     object, "\ud800"],
     ids=repr,
 )  # fmt: skip
 def test_json_is_the_same_with_and_without_orjson(
