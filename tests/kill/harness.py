@@ -52,8 +52,12 @@ class Fleet:
         self.processes.remove(process)
 
     def close(self) -> None:
-        """Stop what still runs, in good order."""
+        """Stop what still runs, in good order; one that was started just now once it has begun."""
+        deadline = time.monotonic() + 30
         for process in self.processes:
+            ready = Path(f"{self.ran_file}.{process.pid}")
+            while not ready.exists() and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.01)
             process.send_signal(signal.SIGTERM)
         for process in self.processes:
             assert process.wait(30) == 0, "a worker did not stop in good order"

@@ -13,12 +13,14 @@ import random
 import signal
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import anyio
 
 from streaq import StreaqRetry, Worker
 from streaq.broker.scripts import Arg, Scripts
+from streaq.hooks import Hook, WorkerEvent
 
 LEASE_S = 0.6
 
@@ -117,7 +119,15 @@ def plant_crash(spec: str) -> None:
     Scripts._send = crashing  # type: ignore[method-assign]
 
 
+class Ready(Hook):
+    """Says that a signal ends this process in good order from now on."""
+
+    def on_worker_start(self, e: WorkerEvent) -> None:
+        Path(f"{os.environ['STREAQ_KILL_RAN']}.{os.getpid()}").touch()
+
+
 if __name__ == "__main__":
+    worker.extra_hooks.append(Ready())
     if crash := os.environ.get("STREAQ_CRASH"):
         plant_crash(crash)
     worker.run_sync()
