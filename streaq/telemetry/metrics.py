@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("streaq")
 
-_TASK_SUM = len(TASK_BUCKETS) + 1
 EXEMPLAR_EVERY_MS = 1000
 """An exemplar stays at least this long before a newer one takes its place."""
+_TASK_SUM = len(TASK_BUCKETS) + 1
 _REDIS_SUM = len(REDIS_BUCKETS) + 1
 
 

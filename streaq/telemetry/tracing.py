@@ -10,6 +10,7 @@ import time
 from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar, Token
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from opentelemetry import context as otel_context
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 RECHECK_S = 0.1
-MOST_SHARED = 1000
 _NOTHING = nullcontext()
 
 
@@ -134,7 +134,8 @@ class TracingHook(Hook):
             **_operation("process"),
             n.MESSAGING_CONSUMER_GROUP: GROUP,
         }
-        self._shared: dict[tuple[str, str, str, str, int | None], tuple[str, Shared]] = {}
+        # Bounded, because names that nobody registered come from outside.
+        self._share = lru_cache(maxsize=1000)(self._name_and_share)
 
     # ------------------------------------------------------------------------ producers
 
@@ -224,8 +225,7 @@ class TracingHook(Hook):
     def _process_span(
         self, maker: SpanMaker, e: Attempt, start_ns: int | None = None
     ) -> tuple[Span, Context]:
-        of_kind = (e.task, e.priority, e.kind, e.worker_id, e.max_tries)
-        name, shared = self._shared.get(of_kind) or self._share(*of_kind)
+        name, shared = self._share(e.task, e.priority, e.kind, e.worker_id, e.max_tries)
         own: Values = {
             n.MESSAGING_MESSAGE_ID: e.task_id,
             n.TASK_TRY: e.try_number,
@@ -234,7 +234,7 @@ class TracingHook(Hook):
         where = place(e, self._rules)
         return maker.start(name, where, shared, own, start_ns), where.context
 
-    def _share(
+    def _name_and_share(
         self, task: str, priority: str, kind: str, worker_id: str, max_tries: int | None
     ) -> tuple[str, Shared]:
         """Name and attributes that many attempts have in common."""
@@ -247,11 +247,7 @@ class TracingHook(Hook):
         }
         if max_tries is not None:
             attributes[n.TASK_MAX_TRIES] = max_tries
-        if len(self._shared) >= MOST_SHARED:  # names that nobody registered come from outside
-            self._shared.clear()
-        found = (f"process {task}", Shared(attributes))
-        self._shared[task, priority, kind, worker_id, max_tries] = found
-        return found
+        return f"process {task}", Shared(attributes)
 
 
 class OpenSpan(NamedTuple):

@@ -134,16 +134,14 @@ local function due_at(word)
   return word
 end
 
-local made = now_text
-
 local function publish_plain(id, fn, pri, args)
   local key = base .. 'task:' .. id
   if redis.call('EXISTS', key, base .. 'result:' .. id) > 0 then
     return 'exists'
   end
   local msg = redis.call('XADD', base .. 'stream:' .. pri, '*', 'id', id)
-  redis.call('HSET', key, 'state', 'queued', 'fn', fn, 'pri', pri, 'args', args, 'made', made,
-    'due', made, 'msg', msg)
+  redis.call('HSET', key, 'state', 'queued', 'fn', fn, 'pri', pri, 'args', args, 'made', now_text,
+    'due', now_text, 'msg', msg)
   tally('enqueued', pri)
   return 'queued'
 end
@@ -157,7 +155,7 @@ local function publish(id, fn, pri, args, more)
   if t.again and redis.call('EXISTS', base .. 'ended:' .. id) == 1 then
     return 'exists'
   end
-  t.fn, t.pri, t.args, t.made, t.due = fn, pri, args, made, due_at(t.due)
+  t.fn, t.pri, t.args, t.made, t.due = fn, pri, args, now_text, due_at(t.due)
   t.kind = t.kind or 'immediate'
   if t.till then
     t.span = t.till
