@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 Kind: TypeAlias = Literal["immediate", "delayed", "cron", "dependent", "retry"]
 """Why a task became due: at once, later, by a schedule, after another task, or again."""
@@ -104,6 +104,47 @@ class Ending(NamedTuple):
     retry_due_ms: int
     """When the next try is due, for ``retried``; else 0."""
     result: Any
+
+
+class Lane(NamedTuple):
+    """One task at one priority, as one worker runs it."""
+
+    queue: str
+    task: str
+    priority: str
+    worker_id: str
+
+
+class Entry(Protocol):
+    """An attempt that enters its context. Only what is known at no cost."""
+
+    @property
+    def task_id(self) -> str:
+        """The task's id."""
+        ...
+
+    @property
+    def try_number(self) -> int:
+        """1 for a first attempt."""
+        ...
+
+
+class Starts(NamedTuple):
+    """Attempts of one lane that were claimed together and begin now."""
+
+    lane: Lane
+    waits_s: Sequence[float]
+    """Of each: seconds between being due and queued, and being claimed; never negative."""
+
+
+class Successes(NamedTuple):
+    """Attempts of one lane that succeeded, and whose ends were committed together."""
+
+    lane: Lane
+    durations_s: Sequence[float]
+    """Of each: seconds that the body took, on a monotonic clock."""
+    totals_s: Sequence[float]
+    """Of each: seconds since its task could first have run."""
 
 
 class Reclaim(NamedTuple):

@@ -19,8 +19,10 @@ from streaq.happenings import (
     Due,
     Ending,
     Enqueue,
+    Entry,
     Fence,
     Kind,
+    Lane,
     LoopBlocked,
     Mark,
     Publish,
@@ -28,7 +30,9 @@ from streaq.happenings import (
     RedisCall,
     RedisLink,
     Release,
+    Starts,
     Status,
+    Successes,
     WorkerEvent,
 )
 
@@ -40,9 +44,11 @@ __all__ = [
     "Due",
     "Ending",
     "Enqueue",
+    "Entry",
     "Fence",
     "Hook",
     "Kind",
+    "Lane",
     "LoopBlocked",
     "Mark",
     "Publish",
@@ -51,7 +57,9 @@ __all__ = [
     "RedisLink",
     "Release",
     "Slot",
+    "Starts",
     "Status",
+    "Successes",
     "WorkerEvent",
 ]
 
@@ -74,6 +82,15 @@ class Hook:
         worker = Worker(hooks=[Count()])
     """
 
+    def is_quiet(self) -> bool:
+        """Whether this hook can do without ``around_attempt``, ``on_start`` and ``on_finish`` of
+        the attempts that begin now; False by default.
+
+        Asked whenever attempts begin. While all hooks that have one of these say True, they are
+        not called, and no event is made for attempts that succeed.
+        """
+        return False
+
     def around_publish(self, e: Publish) -> AbstractContextManager[None]:
         """Entered around the call that enqueues, in the caller's context."""
         raise NotImplementedError
@@ -83,6 +100,25 @@ class Hook:
 
     def on_enqueued(self, e: Enqueue) -> None:
         """After it was written (not called for a task id that was there already)."""
+
+    def on_lane(self, e: Lane) -> None:
+        """Before the first attempt of a task at a priority, in a context of which every attempt
+        there gets a copy: set context variables that are the same for all of them.
+        """
+
+    def on_enter(self, e: Entry) -> None:
+        """In the attempt's own context, before anything else: set those that differ."""
+
+    def on_starts(self, e: Starts) -> None:
+        """The same as ``on_start``, once for all that begin together, for hooks that only count.
+
+        It includes those whose arguments turn out to be undecodable.
+        """
+
+    def on_successes(self, e: Successes) -> None:
+        """The same as ``on_finish``, once for all that were committed together, for hooks that
+        only count. A fail-over that was not needed had no attempt, and is not among them.
+        """
 
     def around_attempt(self, e: Attempt) -> AbstractContextManager[None]:
         """Entered in the coroutine that runs the body; ``e.mark.end`` is set at exit."""
@@ -156,6 +192,10 @@ class Dispatcher:
     around_publish: Slot
     on_enqueue: Slot
     on_enqueued: Slot
+    on_lane: Slot
+    on_enter: Slot
+    on_starts: Slot
+    on_successes: Slot
     around_attempt: Slot
     on_start: Slot
     on_retry: Slot
@@ -181,16 +221,26 @@ class Dispatcher:
         self.errors = 0
         for name in SLOTS:
             setattr(self, name, self._implementers(name))
+        self._watchers = tuple(hook.is_quiet for hook in self.hooks if _may_watch(hook))
+        self.watching = bool(self._watchers)
         # What needs no guard around attempts: the only implementer, if it lets nothing through.
         last = self.around_attempt[0] if len(self.around_attempt) == 1 else None
         self._contained = getattr(last, "lets_nothing_through", False)
 
     def _implementers(self, name: str) -> Slot:
-        return tuple(
-            getattr(hook, name)
-            for hook in self.hooks
-            if getattr(type(hook), name) is not getattr(Hook, name)
-        )
+        return tuple(getattr(hook, name) for hook in self.hooks if _implements(hook, name))
+
+    def look(self) -> None:
+        """Find out whether anybody watches single attempts now: ``watching`` tells."""
+        self.watching = False
+        for is_quiet in self._watchers:
+            try:
+                self.watching = not is_quiet()
+            except Exception:  # noqa: BLE001 - no hook may harm a task
+                self.watching = True
+                self.report(is_quiet)
+            if self.watching:
+                return
 
     def emit(self, slot: Slot, event: object) -> None:
         """Call every implementer with ``event``; what one raises is logged and counted."""
@@ -217,7 +267,7 @@ class Dispatcher:
                 stack.enter_context(guard)
             yield
 
-    def report(self, call: Callable[[Any], Any]) -> None:
+    def report(self, call: Callable[..., Any]) -> None:
         """Log and count what a hook raised; called while it is handled."""
         self.errors += 1
         owner = type(getattr(call, "__self__", call)).__name__
@@ -225,6 +275,14 @@ class Dispatcher:
         logger.exception(  # noqa: LOG004 - see above
             "hook %s.%s raised; the task is not affected", owner, name
         )
+
+
+def _implements(hook: Hook, name: str) -> bool:
+    return getattr(type(hook), name) is not getattr(Hook, name)
+
+
+def _may_watch(hook: Hook) -> bool:
+    return any(_implements(hook, name) for name in ("around_attempt", "on_start", "on_finish"))
 
 
 class _Guard:

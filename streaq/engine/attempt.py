@@ -11,12 +11,12 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import anyio
 
 from streaq.broker.exchange import Claimed, End, Handover, Settle, new_tuple
-from streaq.engine.catalog import Function
+from streaq.engine.lanes import Lane
 from streaq.engine.outcome import (
     Aborted,
     Cause,
@@ -38,27 +38,35 @@ logger = logging.getLogger("streaq")
 
 
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+Call: TypeAlias = tuple[tuple[Any, ...], Mapping[str, Any]]
+"""What a function is called with."""
 
 
 class Lease:
     """The right to run one attempt, and the means to stop it."""
 
-    __slots__ = ("attempt", "cause", "claimed", "function", "scope", "task")
+    # Class attributes: one is made for each attempt, and to set them all would take its time.
+    call: Call = ((), MappingProxyType({}))
+    """What the function is called with, once it is decoded."""
+    scope: anyio.CancelScope | None = None
+    cause: Cause | None = None
+    attempt: Attempt | None = None
+    """For hooks; None while none of them watches."""
+    task: object = None
+    overdue_s: float = 0.0
+    """Seconds between when its task could first have run, and the claim; for hooks that count."""
 
-    def __init__(self, claimed: Claimed, function: Function) -> None:
+    def __init__(self, claimed: Claimed, lane: Lane) -> None:
         self.claimed = claimed
-        self.function = function
-        self.scope: anyio.CancelScope | None = None
-        self.cause: Cause | None = None
-        self.attempt: Attempt | None = None
-        self.task: object = None
+        self.lane = lane
+        self.function = lane.function
 
     @property
     def trace(self) -> str:
         """The attempt's traceparent; empty when nobody traces."""
         return self.attempt.mark.trace if self.attempt is not None else ""
 
-    def context(self) -> TaskContext:
+    def about(self) -> TaskContext:
         """What the task can know about itself; made when it asks."""
         c, task = self.claimed, self.function.task
         return TaskContext(self.function.name, c.task_id, task.timeout, c.try_number, task.ttl)
@@ -81,6 +89,7 @@ class Finished(NamedTuple):
     """Which of the worker's counters it adds to."""
     ending: Ending | None
     """None when nobody listens."""
+    duration_s: float
 
 
 _STATUS: dict[type[Outcome], Status] = {
@@ -130,7 +139,7 @@ class Attempts:
         self._finished = finished
         # The backend's own class: anyio.CancelScope looks for it anew each time it is called.
         self._new_scope = type(anyio.CancelScope())
-        # Whether anybody wants to know of single attempts at all.
+        # Whether anybody wants to know of attempts that nobody watches, if they do not succeed.
         self._observed = any(
             (
                 hooks.around_attempt, hooks.on_start, hooks.on_retry, hooks.on_fail,
@@ -141,50 +150,59 @@ class Attempts:
 
     async def run(self, lease: Lease) -> None:
         """Run one attempt to its end; never raises."""
+        for enter in self._hooks.on_enter:
+            try:
+                enter(lease.claimed)
+            except Exception:  # noqa: BLE001 - no hook may harm a task
+                self._hooks.report(enter)
         began = time.monotonic()
         try:
             outcome = await self._outcome(lease, began)
-            settle = await self._settle(lease, outcome, began)
+            duration_s = time.monotonic() - began
+            settle = await self._settle(lease, outcome, duration_s)
         except Exception as e:
             logger.exception("attempt of %s failed in the engine itself", lease.claimed.task_id)
-            outcome = Failed(e)
-            settle = self._end(lease, "failed", "error", began, b"", one_line(e))
+            outcome, duration_s = Failed(e), time.monotonic() - began
+            settle = self._end(lease, "failed", "error", duration_s, b"", one_line(e))
+            if lease.attempt is not None:
+                lease.attempt.mark.end = None  # it may say something else
         ending = None
-        if (attempt := lease.attempt) is not None:
-            ending = attempt.mark.end or self._ending(attempt, outcome, began)
-            # It refers to the attempt: a cycle, which only the garbage collector would free.
-            attempt.mark.end = None
-        lease.task = None  # its context refers to the lease: the same
-        self._finished(new_tuple(Finished, (lease, settle, _COUNTER[type(outcome)], ending)))
+        if lease.attempt is not None or (self._observed and type(outcome) is not Succeeded):
+            ending = self._told(lease, outcome, duration_s)
+            duration_s = ending.duration_s
+        lease.task = None  # its context refers to the lease: a cycle
+        fields = (lease, settle, _COUNTER[type(outcome)], ending, duration_s)
+        self._finished(new_tuple(Finished, fields))
 
     async def _outcome(self, lease: Lease, began: float) -> Outcome:
-        """Decode, then run the body, with hooks around it if there are any."""
+        """Decode, then run the body, with hooks around it if anybody watches."""
+        hooks, claimed = self._hooks, lease.claimed
         try:
-            args, kwargs = await self._decode(lease.claimed)
+            lease.call = await self._decode(claimed)
         except StreaqError as e:
             if self._observed:
-                self._announce(lease, (), {}, start=False)
+                self._announce(lease, start=False)
             return Failed(e, "undecodable")
-        if not self._observed:
-            return await self._invoke(lease, args, kwargs)
-        attempt = self._announce(lease, args, kwargs, start=True)
-        hooks = self._hooks
+        if not hooks.watching and not claimed.lost_worker:
+            return await self._invoke(lease)
+        attempt = self._announce(lease, start=True)
         if not hooks.around_attempt:
-            return await self._invoke(lease, args, kwargs)
+            return await self._invoke(lease)
         with hooks.around(hooks.around_attempt, attempt):
-            outcome = await self._invoke(lease, args, kwargs)
-            attempt.mark.end = self._ending(attempt, outcome, began)
+            outcome = await self._invoke(lease)
+            attempt.mark.end = self._ending(attempt, outcome, time.monotonic() - began)
         return outcome
 
-    async def _decode(self, claimed: Claimed) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        args, kwargs = await self._codec.load_call(claimed.fn, claimed.args)
+    async def _decode(self, claimed: Claimed) -> Call:
+        call = await self._codec.load_call(claimed.fn, claimed.args)
         if claimed.input:
-            args = await self._codec.load_input(claimed.input)
-        return args, kwargs
+            return await self._codec.load_input(claimed.input), call[1]
+        return call
 
-    async def _invoke(self, lease: Lease, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome:
+    async def _invoke(self, lease: Lease) -> Outcome:
         function = lease.function
-        task_context.set(lease.context)
+        args, kwargs = lease.call
+        task_context.set(lease.about)
         policy = function.policy
         scope = self._new_scope()
         error: BaseException | None = None
@@ -225,27 +243,36 @@ class Attempts:
             return Cause.SHUTDOWN  # somebody tears the event loop down
         return None
 
-    def _announce(
-        self, lease: Lease, args: tuple[Any, ...], kwargs: dict[str, Any], *, start: bool
-    ) -> Attempt:
-        hooks, c = self._hooks, lease.claimed
-        attempt = new_tuple(Attempt, (
-            self._queue, c.fn, c.task_id, c.priority, cast("Kind", c.kind), c.try_number,
-            lease.function.policy.max_tries, self._worker_id, c.created_ms, c.due_ms,
-            int(c.message_id.partition(b"-")[0]), c.started_ms,
-            decode_headers(c.headers) if c.headers else _NO_HEADERS, c.previous,
-            tuple(c.links.split()) if c.links else (), lease.function.silent, args, kwargs, Mark(),
-            c.first_due_ms,
-        ))  # fmt: skip
-        lease.attempt = attempt
-        if c.lost_worker and hooks.on_reclaim:
-            hooks.emit(hooks.on_reclaim, Reclaim(attempt, c.lost_worker))
+    def _announce(self, lease: Lease, *, start: bool) -> Attempt:
+        """Tell hooks that an attempt begins."""
+        hooks, lost_worker = self._hooks, lease.claimed.lost_worker
+        lease.attempt = attempt = self._attempt(lease)
+        if lost_worker and hooks.on_reclaim:
+            hooks.emit(hooks.on_reclaim, Reclaim(attempt, lost_worker))
         if start and hooks.on_start:
             hooks.emit(hooks.on_start, attempt)
         return attempt
 
-    def _ending(self, attempt: Attempt, outcome: Outcome, began: float) -> Ending:
-        duration_s = time.monotonic() - began
+    def _attempt(self, lease: Lease) -> Attempt:
+        c = lease.claimed
+        return new_tuple(Attempt, (
+            self._queue, c.fn, c.task_id, c.priority, cast("Kind", c.kind), c.try_number,
+            lease.function.policy.max_tries, self._worker_id, c.created_ms, c.due_ms,
+            int(c.message_id.partition(b"-")[0]), c.started_ms,
+            decode_headers(c.headers) if c.headers else _NO_HEADERS, c.previous,
+            tuple(c.links.split()) if c.links else (), lease.function.silent, *lease.call, Mark(),
+            c.first_due_ms,
+        ))  # fmt: skip
+
+    def _told(self, lease: Lease, outcome: Outcome, duration_s: float) -> Ending:
+        """What hooks are to be told once the settle has committed."""
+        attempt = lease.attempt or self._attempt(lease)
+        ending = attempt.mark.end or self._ending(attempt, outcome, duration_s)
+        # It refers to the attempt: a cycle, which only the garbage collector would free.
+        attempt.mark.end = None
+        return ending
+
+    def _ending(self, attempt: Attempt, outcome: Outcome, duration_s: float) -> Ending:
         finished_ms = attempt.started_ms + round(duration_s * 1000)
         if isinstance(outcome, Succeeded):
             value = outcome.value
@@ -262,15 +289,15 @@ class Attempts:
         reason = _REASON.get(type(outcome)) or getattr(outcome, "reason", "")
         return Ending(attempt, status, reason, error, finished_ms, duration_s, retry_due_ms, None)
 
-    async def _settle(self, lease: Lease, outcome: Outcome, began: float) -> Settle | None:
+    async def _settle(self, lease: Lease, outcome: Outcome, duration_s: float) -> Settle | None:
         """The outcome as the exchange takes it."""
         if isinstance(outcome, Succeeded):
-            return self._end(lease, "success", "ok", began, outcome.raw)
+            return self._end(lease, "success", "ok", duration_s, outcome.raw)
         if isinstance(outcome, Failed | Aborted):
             status = "failed" if isinstance(outcome, Failed) else "aborted"
             value = await self._codec.dump_error(outcome.error)
             text = one_line(outcome.error)
-            return self._end(lease, status, outcome.reason, began, value, text)
+            return self._end(lease, status, outcome.reason, duration_s, value, text)
         if isinstance(outcome, Retried):
             value = await self._codec.dump_error(real_error(outcome.error))
             return self._hand_over(lease, "retry", value, one_line(outcome.error), outcome.when)
@@ -279,13 +306,19 @@ class Attempts:
         return None
 
     def _end(
-        self, lease: Lease, status: str, reason: str, began: float, value: bytes, text: str = ""
+        self,
+        lease: Lease,
+        status: str,
+        reason: str,
+        duration_s: float,
+        value: bytes,
+        text: str = "",
     ) -> End:
         c, f = lease.claimed, lease.function
         enqueued_ms, _, _ = c.message_id.partition(b"-")
         record = make_record(
             status, reason, c.fn, c.task_id, c.created_ms, enqueued_ms.decode(), c.started_ms,
-            c.started_ms + round((time.monotonic() - began) * 1000), c.try_number,
+            c.started_ms + round(duration_s * 1000), c.try_number,
             self._worker_id, c.priority, c.due_ms, lease.trace, text, c.log, value,
         )  # fmt: skip
         flags = f.flags if status == "success" else f.flags.replace("c", "")
@@ -312,7 +345,7 @@ def never_began(lease: Lease) -> Finished:
         c.task_id, c.message_id, c.priority, c.try_number, "return", b"", "", "", "",
         lease.function.flags,
     )  # fmt: skip
-    return Finished(lease, settle, _COUNTER[Returned], None)
+    return Finished(lease, settle, _COUNTER[Returned], None, 0.0)
 
 
 def _asyncio_cancels() -> bool:

@@ -23,8 +23,9 @@ from dataclasses import dataclass
     LAG,
     LAG_BEFORE,
     LAG_TURN,
-) = range(11)
-SIZE = 11
+    OLDEST,
+) = range(12)
+SIZE = 12
 """Number of cells that a ``Health`` needs."""
 
 AWAY, WORKING, STOPPING = 0, 1, 2
@@ -94,16 +95,21 @@ class Health:
 
     def stopped(self) -> None:
         """The worker is gone from the queue, in good order."""
+        self.holds(0, 0)
         self._cells[READY] = AWAY
 
     def polled(self) -> None:
         """The pump asked Redis for work, or had an answer. Call it on both occasions."""
         self._cells[POLL] = self._clock()
 
-    def started(self, running: int) -> None:
-        """An attempt started or ended; ``running`` of them run now."""
+    def started(self) -> None:
+        """An attempt started or ended."""
         self._cells[START] = self._clock()
+
+    def holds(self, running: int, oldest_ms: int) -> None:
+        """So many attempts run now; the oldest of them started at this moment (0 for none)."""
         self._cells[RUNNING] = running
+        self._cells[OLDEST] = oldest_ms
 
     def redis_lost(self) -> None:
         """Redis does not answer. Calling it again keeps the first moment."""
@@ -149,6 +155,11 @@ class Health:
         """Longest time by which the loop was late for its beat, over the last minute or less."""
         overdue = self.silent_s - self._cells[INTERVAL]
         return max(0.0, overdue, self._cells[LAG], self._cells[LAG_BEFORE])
+
+    @property
+    def oldest_running_s(self) -> float:
+        """When the oldest attempt that runs started, as a Unix timestamp; 0 when none runs."""
+        return self._cells[OLDEST] / 1000
 
     @property
     def lost_s(self) -> float:

@@ -6,18 +6,19 @@ they cost then costs no throughput, because the worker would wait for Redis anyw
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from streaq.broker.exchange import FENCED
 from streaq.events import tell_changes, tell_refused
-from streaq.hooks import Fence
+from streaq.hooks import Fence, Starts, Successes
 
 if TYPE_CHECKING:
-    from streaq.broker.exchange import Refused
+    from streaq.broker.exchange import Claimed, Refused
     from streaq.broker.publish import Change
-    from streaq.engine.attempt import Finished
+    from streaq.engine.attempt import Finished, Lease
+    from streaq.engine.lanes import Lane
     from streaq.hooks import Dispatcher, Slot
 
 
@@ -33,6 +34,7 @@ class Ledger:
         self._queue = queue
         self._worker_id = worker_id
         self._waiting: deque[tuple[Callable[[Any, Any], None], object, object]] = deque()
+        self._tallies = bool(hooks.on_starts or hooks.on_successes)
         self._slots: dict[str, Slot] = {
             "success": hooks.on_finish,
             "failed": hooks.on_fail,
@@ -42,15 +44,42 @@ class Ledger:
             "refused": hooks.on_refuse,
         }
 
-    def settled(self, finished: Finished, code: int) -> None:
-        """The answer to a settle: committed, or refused because the lease was lost."""
-        if code == FENCED:
-            self.fenced(finished)
+    def starting(self, leases: Iterable[Lease]) -> None:
+        """Attempts that begin now."""
+        if not self._tallies:
             return
-        self._count(finished.counter)
-        ending = finished.ending
-        if ending is not None and (slot := self._slots[ending.status]):
-            self._waiting.append((self._emit, slot, ending))
+        waits: defaultdict[Lane, list[float]] = defaultdict(list)
+        for lease in leases:
+            c = lease.claimed
+            waited_s = max(0, c.started_ms - max(c.created_ms, c.due_ms)) / 1000
+            waits[lease.lane].append(waited_s)
+            lease.overdue_s = waited_s if c.try_number == 1 else overdue_s(c)
+        if slot := self._hooks.on_starts:
+            for lane, waits_s in waits.items():
+                self._waiting.append((self._emit, slot, Starts(lane.name, waits_s)))
+
+    def settled(self, finished: Iterable[Finished], codes: Iterable[int]) -> None:
+        """The answer to settles: committed, or refused because the lease was lost."""
+        slots = self._slots
+        successes: defaultdict[Lane, list[Finished]] = defaultdict(list)
+        for end, code in zip(finished, codes, strict=True):
+            lease, _, counter, ending, _ = end
+            if code == FENCED:
+                self.fenced(end)
+                continue
+            if counter == "completed":
+                successes[lease.lane].append(end)
+            else:
+                self._count(counter)
+            if ending is not None and (slot := slots[ending.status]):
+                self._waiting.append((self._emit, slot, ending))
+        for lane, ends in successes.items():
+            self._count("completed", len(ends))
+            if slot := self._hooks.on_successes:
+                durations_s = [end.duration_s for end in ends]
+                totals_s = [end.lease.overdue_s + end.duration_s for end in ends]
+                event = Successes(lane.name, durations_s, totals_s)
+                self._waiting.append((self._emit, slot, event))
 
     def refused(self, now_ms: int, refused: Refused) -> None:
         """A task that the claim ended."""
@@ -87,5 +116,13 @@ class Ledger:
     def _tell_changes(self, now_ms: int, changes: Sequence[Change]) -> None:
         tell_changes(self._hooks, self._queue, self._worker_id, now_ms, changes)
 
-    def _count(self, name: str) -> None:
-        self._counters[name] = self._counters.get(name, 0) + 1
+    def _count(self, name: str, many: int = 1) -> None:
+        self._counters[name] = self._counters.get(name, 0) + many
+
+
+def overdue_s(c: Claimed) -> float:
+    """Seconds between when the task could first have run and the claim. Of a retry that does not
+    know when that was, since it was created.
+    """
+    first_ms = c.first_due_ms or (c.created_ms if c.kind == "retry" else c.due_ms)
+    return max(0, c.started_ms - max(c.created_ms, first_ms)) / 1000

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 import anyio
@@ -23,6 +23,7 @@ from streaq.broker.errors import RedisError, ResponseError
 from streaq.broker.exchange import Claimed, Reply, Reserved
 from streaq.broker.portal import current_backend
 from streaq.engine.attempt import Finished, Lease, never_began
+from streaq.engine.lanes import Lanes
 from streaq.engine.ledger import Ledger
 from streaq.engine.outcome import Cause
 from streaq.engine.reader import Reader
@@ -66,6 +67,7 @@ class Pump:
         self._health = health
         self._settings = settings
         self._ledger = ledger
+        self._lanes = Lanes(catalog.functions, hooks, settings)
         self.spawn: Spawn
         self.look: Callable[[], Awaitable[None]]
         self._slots = Slots(settings)
@@ -171,8 +173,14 @@ class Pump:
         finally:
             self._ledger.tell()
 
+    def _note_running(self) -> None:
+        running = self._slots.running
+        oldest = next(iter(running.values()), None)
+        self._health.holds(len(running), oldest.claimed.started_ms if oldest else 0)
+
     async def _rest(self) -> None:
         """Until something finishes or comes, or the second exchange is answered."""
+        self._note_running()
         if self._second is None:
             self._ledger.tell()
             await self._let_go()
@@ -240,18 +248,14 @@ class Pump:
         """Act on an answer: tell what committed, start what was claimed."""
         self._health.polled()
         slots, ledger = self._slots, self._ledger
-        for finished, code in zip(slots.land(flight), reply.codes, strict=True):
-            ledger.settled(finished, code)
+        ledger.settled(slots.land(flight), reply.codes)
         if reply.changes:
             ledger.changed(reply.now_ms, reply.changes)
         for refused in reply.refused:
             ledger.refused(reply.now_ms, refused)
-        # Before those begin that have the slots now, else more would seem to run than there is
-        # room for.
-        self._tell_meanwhile()
-        for claimed in reply.claimed:
-            self._start(claimed)
-        self._health.started(len(slots.running))
+        self._begin(reply.claimed)
+        self._health.started()
+        self._note_running()
         slots.learn(flight.request, reply)
         if self._settings.burst:
             if flight.request.settles or reply.claimed or reply.refused:
@@ -262,16 +266,25 @@ class Pump:
                 await self._end_burst(empty=slots.is_empty_after(reply))
         await self._release_surplus()
 
-    def _start(self, claimed: Claimed) -> None:
+    def _begin(self, claims: Sequence[Claimed]) -> None:
+        """Start what was claimed, or (too late for that) have it handed back."""
         slots = self._slots
-        if before := slots.running.get(claimed.task_id):
-            before.cancel(Cause.LOST)  # this process was paused, and reclaimed from itself
-        lease = Lease(claimed, self._catalog.functions[claimed.fn])
+        leases = [Lease(claimed, self._lanes.of(claimed)) for claimed in claims]
         if slots.draining:
-            slots.finished.append(never_began(lease))
-            return
-        slots.running[claimed.task_id] = lease
-        self.spawn(lease)
+            slots.finished += map(never_began, leases)
+        elif leases:
+            self._hooks.look()
+            self._ledger.starting(leases)
+        # Of those that ended before those begin that have their slots now, else more would seem
+        # to run than there is room for.
+        self._tell_meanwhile()
+        for lease in leases:
+            task_id = lease.claimed.task_id
+            if before := slots.running.get(task_id):
+                before.cancel(Cause.LOST)  # this process was paused, and reclaimed from itself
+            if not slots.draining:
+                slots.running[task_id] = lease
+                self.spawn(lease)
 
     async def _end_burst(self, *, empty: bool) -> None:
         """Leave when the queue is empty, and still is once all that is due was moved there."""

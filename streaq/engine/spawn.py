@@ -27,7 +27,11 @@ async def open_spawner(run: Run) -> AsyncGenerator[Spawn]:
         create_task = asyncio.get_running_loop().create_task
 
         def spawn(lease: Lease) -> None:
-            lease.task = create_task(run(lease))
+            context = lease.lane.context
+            if context is None:
+                lease.task = create_task(run(lease))
+            else:
+                lease.task = create_task(run(lease), context=context.copy())
 
         yield spawn
         return
@@ -40,6 +44,11 @@ async def open_spawner(run: Run) -> AsyncGenerator[Spawn]:
                 await run(lease)
 
         def spawn_in_group(lease: Lease) -> None:
-            group.start_soon(run_shielded, lease)
+            # Trio gives each task a copy of the context that is current here.
+            context = lease.lane.context
+            if context is None:
+                group.start_soon(run_shielded, lease)
+            else:
+                context.run(group.start_soon, run_shielded, lease)
 
         yield spawn_in_group

@@ -122,16 +122,19 @@ def retained(blocks: Iterable[Block]) -> Iterator[Block]:
 
 
 def blocks_of(store: Store, health: Health | None = None) -> Iterator[Block]:
-    """The series of a store, with the loop's lag as its health has it now.
+    """The series of a store, with what its health knows better as it is now.
 
     :param health: the default reads the one kept in the store's first cells.
     """
     health = health or Health(store.cells)
     for block in store.blocks():
-        if block.metric is not names.EVENT_LOOP_LAG:
+        if block.metric is names.EVENT_LOOP_LAG:
+            if health.is_ready:
+                yield block._replace(values=(health.lag_s,))
+        elif block.metric is names.WORKER_OLDEST_RUNNING:
+            yield block._replace(values=(health.oldest_running_s,))
+        else:
             yield block
-        elif health.is_ready:
-            yield block._replace(values=(health.lag_s,))
 
 
 class Collector:

@@ -11,8 +11,9 @@ from prometheus_client import REGISTRY, CollectorRegistry
 
 from streaq.telemetry.cells import LocalStore
 from streaq.telemetry.collector import blocks_of, collector_for
+from streaq.telemetry.context import ContextHook
 from streaq.telemetry.logs import LogRules, LogsHook
-from streaq.telemetry.metrics import MetricsHook, ScopedMetricsHook
+from streaq.telemetry.metrics import MetricsHook
 from streaq.telemetry.propagation import Propagation, Rules
 from streaq.telemetry.scope import ScopeHook
 from streaq.telemetry.shared import inherited_store
@@ -95,21 +96,18 @@ class Telemetry:
     ) -> list[Hook]:
         """The hooks of one worker. Called by the worker; the parameters are as in ``hooks_for``."""
         hooks: list[Hook] = []
-        tracing, logs, metrics = None, None, None
+        tracing, logs = None, None
         if self.traces:
             tracing = self._tracing_hook(queue, client_id, server_address)
             hooks.append(tracing)
         if self.logs:
             rules = LogRules(self.log_args, self.log_results, self.log_errors, self.log_limit)
             logs = LogsHook(rules, self.logger)
-        scoped = self.traces or self.logs
+            hooks.append(ContextHook())
         if self.metrics:
-            metrics = self._metrics_hook(
-                queue, health, ScopedMetricsHook if scoped else MetricsHook
-            )
-            hooks.append(metrics)
-        if scoped:
-            hooks.append(ScopeHook(tracing, logs, metrics and metrics.started))
+            hooks.append(self._metrics_hook(queue, health))
+        if tracing or logs:
+            hooks.append(ScopeHook(tracing, logs))
         if self.meter_provider is not None:
             from streaq.telemetry.otel_metrics import OtelMetricsHook
 
@@ -139,12 +137,10 @@ class Telemetry:
             create_spans=self.create_spans,
         )
 
-    def _metrics_hook(
-        self, queue: str, health: Health | None, kind: type[MetricsHook]
-    ) -> MetricsHook:
+    def _metrics_hook(self, queue: str, health: Health | None) -> MetricsHook:
         inherited = inherited_store()
         store = inherited or LocalStore()
-        hook = kind(
+        hook = MetricsHook(
             store,
             queue,
             max_task_names=self.max_task_names,

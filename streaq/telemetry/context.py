@@ -13,7 +13,7 @@ from typing import Any
 
 from structlog.contextvars import bind_contextvars, reset_contextvars
 
-from streaq.hooks import Attempt
+from streaq.hooks import Entry, Hook, Lane
 from streaq.telemetry.names_logs import CONTEXT_FIELDS
 
 
@@ -28,21 +28,31 @@ _TASK, _TASK_ID, _QUEUE, _PRIORITY, _TRY, _WORKER_ID, _TRACE_ID, _SPAN_ID = _var
 _ALL = (_TASK, _TASK_ID, _QUEUE, _PRIORITY, _TRY, _WORKER_ID, _TRACE_ID, _SPAN_ID)
 
 
-def bind(e: Attempt) -> None:
-    """Bind this attempt's fields in the current context.
+class ContextHook(Hook):
+    """Binds the fields of each attempt.
 
     Every attempt runs in a context of its own, with which they go, so they are never unbound.
     """
-    _TASK.set(e.task)
-    _TASK_ID.set(e.task_id)
-    _QUEUE.set(e.queue)
-    _PRIORITY.set(e.priority)
-    _TRY.set(e.try_number)
-    _WORKER_ID.set(e.worker_id)
-    trace = e.mark.trace
-    if trace:
-        _TRACE_ID.set(trace[3:35])
-        _SPAN_ID.set(trace[36:52])
+
+    def on_lane(self, e: Lane) -> None:
+        """Bind what all attempts of the lane share."""
+        _TASK.set(e.task)
+        _QUEUE.set(e.queue)
+        _PRIORITY.set(e.priority)
+        _WORKER_ID.set(e.worker_id)
+        _TRY.set(1)
+
+    def on_enter(self, e: Entry) -> None:
+        """Bind what they do not."""
+        _TASK_ID.set(e.task_id)
+        if e.try_number != 1:
+            _TRY.set(e.try_number)
+
+
+def bind_trace(trace: str) -> None:
+    """Bind the ids of the attempt's span, by its traceparent."""
+    _TRACE_ID.set(trace[3:35])
+    _SPAN_ID.set(trace[36:52])
 
 
 def current_fields() -> dict[str, Any]:

@@ -99,6 +99,10 @@ class LogsHook(Hook):
         target = logging.getLogger(LOGGER) if logger is None else logger
         self._enabled: Callable[[int], bool] = getattr(target, "isEnabledFor", lambda _: True)
 
+    def is_quiet(self) -> bool:
+        """While nobody reads of tasks that start or succeed."""
+        return not self._enabled(INFO)
+
     # ----------------------------------------------------------------------------- tasks
 
     def on_enqueued(self, e: Enqueue) -> None:

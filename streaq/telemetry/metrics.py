@@ -1,4 +1,5 @@
-"""Counts what happens to tasks. The hot path: a few additions to numbers found once per name.
+"""Counts what happens to tasks. The hot path: a few additions to numbers found once per name, for
+all attempts of it that begin or succeed together.
 
 Each (task, priority) has a row that knows where its numbers are; a row finds the places of its
 counters and histograms on first use and keeps them.
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from streaq.hooks import (
@@ -19,9 +20,11 @@ from streaq.hooks import (
     Enqueue,
     Fence,
     Hook,
-    Mark,
+    Lane,
     Reclaim,
     RedisCall,
+    Starts,
+    Successes,
     WorkerEvent,
 )
 from streaq.telemetry import names
@@ -45,8 +48,6 @@ class Row:
         "_labels",
         "_places",
         "_store",
-        "durations",
-        "finished",
         "running",
         "started",
         "to_end",
@@ -57,8 +58,6 @@ class Row:
         self._store = store
         self._labels = (queue, task, priority)
         self._places: dict[str, dict[str, int]] = {}
-        self.durations = self._places[names.TASK_DURATION.name] = dict[str, int]()
-        self.finished = self._places[names.TASKS_FINISHED.name] = dict[str, int]()
         self.started = store.allocate(names.TASKS_STARTED, self._labels)
         self.running = store.allocate(names.TASKS_RUNNING, self._labels)
         self.wait = store.allocate(names.TASK_QUEUE_WAIT, self._labels)
@@ -108,6 +107,11 @@ def first_due_ms(e: Attempt) -> int:
     return max(e.created_ms, first)
 
 
+def to_end_s(e: Ending) -> float:
+    """Seconds from when the task could first have run to its end; never negative."""
+    return max(0, e.finished_ms - first_due_ms(e.attempt)) / 1000
+
+
 def sampled(traceparent: str) -> str:
     """The trace id, if the trace is sampled; else nothing."""
     return traceparent[3:35] if int(traceparent[-2:], 16) & 1 else ""
@@ -136,12 +140,13 @@ class MetricsHook(Hook):
         self._queue = queue
         self._rows: dict[tuple[str, str], Row] = {}
         self._operations: dict[str, tuple[int, int]] = {}
-        self._running: dict[Mark, tuple[Row, int, int]] = {}
+        self._lanes: dict[Lane, Row] = {}
         self._next_exemplar_ms: dict[int, int] = {}
         self._task_name = Capped(max_task_names, "task")
         self._exception_name = Capped(max_exception_names, "exception")
         self._concurrency = 0
-        self._oldest = store.allocate(names.WORKER_OLDEST_RUNNING, (queue,))
+        # Shown as the worker's health has it at the scrape (see ``blocks_of``).
+        store.allocate(names.WORKER_OLDEST_RUNNING, (queue,))
 
     def _row(self, task: str, priority: str) -> Row:
         row = self._rows.get((task, priority))
@@ -163,6 +168,16 @@ class MetricsHook(Hook):
         cells[place + _TASK_SUM] += seconds
         return bucket
 
+    def _observe_all(self, place: int, many: Sequence[float]) -> None:
+        cells = self._cells
+        bucket = bisect_left(TASK_BUCKETS, min(many))
+        if bucket == bisect_left(TASK_BUCKETS, max(many)):
+            cells[place + bucket] += len(many)
+        else:
+            for seconds in many:
+                cells[place + bisect_left(TASK_BUCKETS, seconds)] += 1.0
+        cells[place + _TASK_SUM] += sum(many)
+
     # ------------------------------------------------------------------------ producers
 
     def on_enqueued(self, e: Enqueue) -> None:
@@ -183,73 +198,74 @@ class MetricsHook(Hook):
 
     # -------------------------------------------------------------------------- attempts
 
-    def on_start(self, e: Attempt) -> None:
-        """Count an attempt, and observe how long it waited."""
-        self.started(e)
+    def is_quiet(self) -> bool:
+        """Exemplars are all that this wants of single attempts, and only traced ones have any."""
+        return True
 
-    def started(self, e: Attempt) -> None:
-        """The same, for a caller that is at the place already."""
-        row = self._rows.get((e.task, e.priority)) or self._row(e.task, e.priority)
-        started = e.started_ms
-        waited = (started - max(e.due_ms, e.created_ms)) / 1000
-        cells = self._cells
-        cells[row.started] += 1.0
-        cells[row.running] += 1.0
-        bucket = bisect_left(TASK_BUCKETS, waited)
-        cells[row.wait + bucket] += 1.0
-        if waited > 0:
-            cells[row.wait + _TASK_SUM] += waited
-        running = self._running
-        if not running:
-            cells[self._oldest] = started / 1000
-        running[e.mark] = (row, started, bucket)
+    def on_starts(self, e: Starts) -> None:
+        """Count attempts, and observe how long they waited."""
+        row = self._lanes.get(e.lane) or self._lane(e.lane)
+        cells, many = self._cells, len(e.waits_s)
+        cells[row.started] += many
+        cells[row.running] += many
+        self._observe_all(row.wait, e.waits_s)
+
+    def on_successes(self, e: Successes) -> None:
+        """Count tasks that succeeded by being run."""
+        row = self._lanes.get(e.lane) or self._lane(e.lane)
+        cells, many = self._cells, len(e.durations_s)
+        cells[row.running] -= many
+        cells[row.place(names.TASKS_FINISHED, "success")] += many
+        self._observe_all(row.place(names.TASK_DURATION, "success"), e.durations_s)
+        self._observe_all(row.to_end, e.totals_s)
+
+    def _lane(self, lane: Lane) -> Row:
+        row = self._lanes[lane] = self._row(lane.task, lane.priority)
+        return row
 
     def _end(self, e: Ending, status: str, outcome: str = "") -> Row:
         """Count the end of an attempt, if it ran, and (with an outcome) of its task."""
         a = e.attempt
-        cells = self._cells
-        held = self._running.pop(a.mark, None)
-        if held is None:
-            row = self._row(a.task, a.priority)
-        else:
-            row, started, waited = held
-            cells[row.running] -= 1.0
-            if started / 1000 <= cells[self._oldest]:
-                first = next(iter(self._running.values()), None)
-                cells[self._oldest] = first[1] / 1000 if first else 0.0
-            place = row.durations.get(status) or row.place(names.TASK_DURATION, status)
-            duration = e.duration_s
-            bucket = bisect_left(TASK_BUCKETS, duration)
-            cells[place + bucket] += 1.0
-            cells[place + _TASK_SUM] += duration
-            if a.mark.trace:
-                self._note(names.TASK_DURATION, place, bucket, duration, e)
-                self._note(names.TASK_QUEUE_WAIT, row.wait, waited, a.wait_ms / 1000, e)
+        row = self._row(a.task, a.priority)
+        if a.started_ms:
+            self._cells[row.running] -= 1.0
+            place = row.place(names.TASK_DURATION, status)
+            self._observe(place, e.duration_s)
+            self._note(names.TASK_DURATION, place, e.duration_s, e)
+            self._note(names.TASK_QUEUE_WAIT, row.wait, a.wait_ms / 1000, e)
         if outcome:
-            cells[row.finished.get(outcome) or row.place(names.TASKS_FINISHED, outcome)] += 1.0
+            self._add(row, names.TASKS_FINISHED, outcome)
             if a.started_ms:
-                seconds = (e.finished_ms - first_due_ms(a)) / 1000
-                bucket = bisect_left(TASK_BUCKETS, seconds)
-                cells[row.to_end + bucket] += 1.0
-                if seconds > 0:
-                    cells[row.to_end + _TASK_SUM] += seconds
-                if a.mark.trace:
-                    self._note(names.TASK_END_TO_END, row.to_end, bucket, max(0.0, seconds), e)
+                seconds = to_end_s(e)
+                self._observe(row.to_end, seconds)
+                self._note(names.TASK_END_TO_END, row.to_end, seconds, e)
         return row
 
-    def _note(self, metric: Metric, place: int, bucket: int, seconds: float, e: Ending) -> None:
-        """Keep the attempt's trace as the bucket's exemplar, now and then."""
+    def _note(self, metric: Metric, place: int, seconds: float, e: Ending) -> None:
+        """Keep the attempt's trace as the exemplar of the bucket, now and then."""
+        trace = e.attempt.mark.trace
+        if not trace:
+            return
+        bucket = bisect_left(TASK_BUCKETS, seconds)
         cell = place + bucket
         if e.finished_ms < self._next_exemplar_ms.get(cell, 0):
             return
-        trace_id = sampled(e.attempt.mark.trace)
+        trace_id = sampled(trace)
         if trace_id:
             self._next_exemplar_ms[cell] = e.finished_ms + EXEMPLAR_EVERY_MS
             self._store.note(metric, place, bucket, trace_id, seconds)
 
     def on_finish(self, e: Ending) -> None:
-        """Count a task that succeeded; one that was skipped has no attempt."""
-        self._end(e, "success", "success")
+        """Note whose trace it was; or count a task that was skipped, and has had no attempt."""
+        a = e.attempt
+        if not a.started_ms:
+            self._end(e, "success", "success")
+        elif a.mark.trace:
+            row = self._row(a.task, a.priority)
+            place = row.place(names.TASK_DURATION, "success")
+            self._note(names.TASK_DURATION, place, e.duration_s, e)
+            self._note(names.TASK_QUEUE_WAIT, row.wait, a.wait_ms / 1000, e)
+            self._note(names.TASK_END_TO_END, row.to_end, to_end_s(e), e)
 
     def on_fail(self, e: Ending) -> None:
         """Count a task that failed for good, and its exception."""
@@ -271,6 +287,8 @@ class MetricsHook(Hook):
     def on_refuse(self, e: Ending) -> None:
         """Count a task that ended without its body being run."""
         row = self._row(e.attempt.task, e.attempt.priority)
+        if e.attempt.started_ms:  # its arguments could not be decoded
+            self._cells[row.running] -= 1.0
         expired = e.reason == "expired"
         self._add(row, names.TASKS_REFUSED, e.reason)
         self._add(row, names.TASKS_FINISHED, "expired" if expired else "failed")
@@ -322,9 +340,3 @@ class MetricsHook(Hook):
         )
         self._operations[name] = places
         return places
-
-
-class ScopedMetricsHook(MetricsHook):
-    """One whose ``started`` somebody calls who surrounds attempts anyway (see ``scope``)."""
-
-    on_start = Hook.on_start

@@ -9,19 +9,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from streaq.hooks import (
-    Attempt,
     Cron,
     Due,
     Ending,
     Enqueue,
     Fence,
     Hook,
-    Mark,
     Reclaim,
     RedisCall,
+    Starts,
+    Successes,
 )
 from streaq.telemetry import names
-from streaq.telemetry.metrics import Capped, first_due_ms
+from streaq.telemetry.metrics import Capped, to_end_s
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
@@ -70,7 +70,6 @@ class OtelMetricsHook(Hook):
         self._queue = queue
         self._task_name = Capped(max_task_names, "task")
         self._exception_name = Capped(max_exception_names, "exception")
-        self._running: set[Mark] = set()
         self._counters = {
             metric.name: meter.create_counter(instrument_name(metric), description=metric.help)
             for metric in _COUNTERS
@@ -92,8 +91,8 @@ class OtelMetricsHook(Hook):
         labels = {"queue": self._queue, "task": self._task_name(task), "priority": priority}
         return {**labels, **more}
 
-    def _count(self, metric: Metric, labels: dict[str, str]) -> None:
-        self._counters[metric.name].add(1, labels)
+    def _count(self, metric: Metric, labels: dict[str, str], many: int = 1) -> None:
+        self._counters[metric.name].add(many, labels)
 
     def _observe(self, metric: Metric, seconds: float, labels: dict[str, str]) -> None:
         self._histograms[metric.name].record(max(0.0, seconds), labels)
@@ -113,19 +112,32 @@ class OtelMetricsHook(Hook):
         """Observe how late a scheduled task was moved to its queue."""
         self._observe(names.SCHEDULE_LAG, e.lag_s, self._labels(e.task, e.priority))
 
-    def on_start(self, e: Attempt) -> None:
-        """Count an attempt, and observe how long it waited."""
-        labels = self._labels(e.task, e.priority)
-        self._running.add(e.mark)
-        self._gauge.add(1, labels)
-        self._count(names.TASKS_STARTED, labels)
-        self._observe(names.TASK_QUEUE_WAIT, e.wait_ms / 1000, labels)
+    def is_quiet(self) -> bool:
+        """Attempts that succeed are counted together."""
+        return True
+
+    def on_starts(self, e: Starts) -> None:
+        """Count attempts, and observe how long they waited."""
+        labels = self._labels(e.lane.task, e.lane.priority)
+        self._gauge.add(len(e.waits_s), labels)
+        self._count(names.TASKS_STARTED, labels, len(e.waits_s))
+        for waited_s in e.waits_s:
+            self._observe(names.TASK_QUEUE_WAIT, waited_s, labels)
+
+    def on_successes(self, e: Successes) -> None:
+        """Count tasks that succeeded by being run."""
+        labels = self._labels(e.lane.task, e.lane.priority)
+        done = {**labels, "status": "success"}
+        self._gauge.add(-len(e.durations_s), labels)
+        self._count(names.TASKS_FINISHED, done, len(e.durations_s))
+        for duration_s, total_s in zip(e.durations_s, e.totals_s, strict=True):
+            self._observe(names.TASK_DURATION, duration_s, done)
+            self._observe(names.TASK_END_TO_END, total_s, labels)
 
     def _ended(self, e: Ending, status: str) -> dict[str, str]:
         a = e.attempt
         labels = self._labels(a.task, a.priority)
-        if a.mark in self._running:
-            self._running.discard(a.mark)
+        if a.started_ms:
             self._gauge.add(-1, labels)
             self._observe(names.TASK_DURATION, e.duration_s, {**labels, "status": status})
         return labels
@@ -134,13 +146,13 @@ class OtelMetricsHook(Hook):
         labels = self._ended(e, status)
         self._count(names.TASKS_FINISHED, {**labels, "status": status})
         if e.attempt.started_ms:
-            seconds = (e.finished_ms - first_due_ms(e.attempt)) / 1000
-            self._observe(names.TASK_END_TO_END, seconds, labels)
+            self._observe(names.TASK_END_TO_END, to_end_s(e), labels)
         return labels
 
     def on_finish(self, e: Ending) -> None:
-        """Count a task that succeeded."""
-        self._done(e, "success")
+        """Count a task that was skipped, and has had no attempt."""
+        if not e.attempt.started_ms:
+            self._done(e, "success")
 
     def on_fail(self, e: Ending) -> None:
         """Count a task that failed for good, and its exception."""
@@ -161,7 +173,9 @@ class OtelMetricsHook(Hook):
 
     def on_refuse(self, e: Ending) -> None:
         """Count a task that ended without its body being run."""
-        labels = self._ended(e, "failed")
+        labels = self._labels(e.attempt.task, e.attempt.priority)
+        if e.attempt.started_ms:  # its arguments could not be decoded
+            self._gauge.add(-1, labels)
         status = "expired" if e.reason == "expired" else "failed"
         self._count(names.TASKS_REFUSED, {**labels, "reason": e.reason})
         self._count(names.TASKS_FINISHED, {**labels, "status": status})

@@ -1,4 +1,4 @@
-"""What surrounds the body of an attempt: its span, the fields that its log lines carry, its count.
+"""What surrounds the body of an attempt: its span, and the log line that says that it begins.
 
 One hook does all of it, and is its own guard against what an SDK or a logger may raise, because
 each layer around a task costs as much as all its counters.
@@ -7,13 +7,12 @@ each layer around a task costs as much as all its counters.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Final
 
 from streaq.hooks import Attempt, Hook
-from streaq.telemetry.context import bind
+from streaq.telemetry.context import bind_trace
 from streaq.telemetry.logs import LogsHook
 from streaq.telemetry.tracing import OpenSpan, TracingHook
 
@@ -26,20 +25,19 @@ class ScopeHook(Hook):
     """Opens and closes the surroundings of each attempt.
 
     :param tracing: makes the span; None for none.
-    :param logs: writes ``task.started`` and has the fields bound; None for neither.
-    :param started: counts the attempt; None when somebody else does.
+    :param logs: writes ``task.started``, and has the ids of the span bound; None for neither.
     """
 
-    def __init__(
-        self,
-        tracing: TracingHook | None,
-        logs: LogsHook | None,
-        started: Callable[[Attempt], object] | None = None,
-    ) -> None:
+    def __init__(self, tracing: TracingHook | None, logs: LogsHook | None) -> None:
         self._tracing = tracing
         self._logs = logs
-        self._started = started
         self.errors = 0
+
+    def is_quiet(self) -> bool:
+        """While there is no span to make and no line to write."""
+        if self._tracing is not None and self._tracing.records():
+            return False
+        return self._logs is None or self._logs.is_quiet()
 
     def around_attempt(self, e: Attempt) -> AbstractContextManager[None]:
         """Called in the coroutine that is about to run the body, so that the body sees what is set
@@ -47,12 +45,11 @@ class ScopeHook(Hook):
         """
         span: OpenSpan | None = None
         try:
-            if self._started is not None:
-                self._started(e)
             if self._tracing is not None:
                 span = self._tracing.open_attempt(e)
             if self._logs is not None:
-                bind(e)
+                if span is not None:
+                    bind_trace(e.mark.trace)
                 self._logs.started(e)
         except Exception:  # noqa: BLE001 - whatever it is, the task goes on
             self.failed()

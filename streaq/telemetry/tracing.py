@@ -195,6 +195,10 @@ class TracingHook(Hook):
 
     # -------------------------------------------------------------------------- attempts
 
+    def records(self) -> bool:
+        """Whether spans of attempts are made at all."""
+        return self._tracing.maker() is not None
+
     def open_attempt(self, e: Attempt) -> OpenSpan | None:
         """Start the ``process`` span and make it current; None when nobody records."""
         maker = self._tracing.maker()

@@ -39,4 +39,4 @@ def finished(lease: Lease, *, lost: bool = False) -> Finished:
     """The attempt succeeded, or ended after its lease was lost."""
     c = lease.claimed
     end = End(c.task_id, c.message_id, c.priority, c.try_number, "0", "", b"")
-    return Finished(lease, None if lost else end, "completed", None)
+    return Finished(lease, None if lost else end, "completed", None, 0.0)

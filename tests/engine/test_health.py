@@ -83,16 +83,17 @@ def test_a_pump_that_polls_or_starts_is_not_stuck(bench: Bench) -> None:
     bench.health.polled()
     assert bench.problems(due_age_s=100) == []
     bench.live(29)
-    bench.health.started(1)
+    bench.health.started()
     bench.live(29)
     assert bench.problems(due_age_s=100) == []
 
 
 def test_a_worker_full_of_long_tasks_is_well(bench: Bench) -> None:
-    bench.health.started(4)
+    bench.health.started()
+    bench.health.holds(4, 1_000)
     bench.live(3600)
     assert bench.problems(due_age_s=3600) == []
-    bench.health.started(3)
+    bench.health.holds(3, 1_000)
     bench.live(31)
     assert bench.problems(due_age_s=3600) != []
 

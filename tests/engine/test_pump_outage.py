@@ -63,8 +63,8 @@ class Bench:
         self.fenced: list[Finished] = []
         self.codes: list[int] = []
         ledger: Any = SimpleNamespace(
-            settled=lambda _, code: self.codes.append(code), fenced=self.fenced.append,
-            has_news=False, tell=lambda: None,
+            settled=lambda _, codes: self.codes.extend(codes), fenced=self.fenced.append,
+            starting=lambda _: None, has_news=False, tell=lambda: None,
         )  # fmt: skip
         self.pump = make_pump(self.broker, self.exchange, ledger, concurrency=concurrency)
         self.pump.spawn = self.spawned.append

@@ -5,6 +5,7 @@ makes sense.
 from __future__ import annotations
 
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -108,10 +109,10 @@ def test_what_cannot_be_told_takes_nothing_else_along() -> None:
                 raise KeyboardInterrupt  # not an Exception: no guard stops it
 
     ledger = Ledger({}, Dispatcher([Worse()]), "q", "w")
-    lease: Any = None
-    for number in range(3):
-        end = ending(attempt(task_id=str(number)))
-        ledger.settled(Finished(lease, None, "completed", end), SETTLED)
+    lease: Any = SimpleNamespace(lane=None)
+    ends = [ending(attempt(task_id=str(number))) for number in range(3)]
+    finished = [Finished(lease, None, "completed", end, 0.0) for end in ends]
+    ledger.settled(finished, [SETTLED] * 3)
     with pytest.raises(KeyboardInterrupt):
         ledger.tell()
     assert ledger.has_news

@@ -65,8 +65,8 @@ class Bench:
         self.spawned: list[Lease] = []
         self.settled: list[str] = []
         ledger: Any = SimpleNamespace(
-            settled=lambda f, _: self.settled.append(f.lease.claimed.task_id),
-            fenced=lambda _: None, has_news=False, tell=lambda: None,
+            settled=lambda ends, _: self.settled.extend(f.lease.claimed.task_id for f in ends),
+            starting=lambda _: None, fenced=lambda _: None, has_news=False, tell=lambda: None,
         )  # fmt: skip
         broker = SimpleNamespace(
             recover=self._recover, register=self._register, release=None, read=self._read

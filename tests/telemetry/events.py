@@ -6,7 +6,8 @@ import contextlib
 from collections.abc import Mapping
 from typing import Any
 
-from streaq.hooks import Attempt, Ending, Enqueue, Kind, Mark, Status
+from streaq.hooks import Attempt, Ending, Enqueue, Kind, Lane, Mark, Starts, Status, Successes
+from streaq.telemetry.metrics import to_end_s
 
 SAMPLED = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
 UNSAMPLED = SAMPLED[:-1] + "0"
@@ -50,6 +51,21 @@ def ending(
 ) -> Ending:
     finished_ms = (a.started_ms or a.created_ms) + round(duration_s * 1000)
     return Ending(a, status, reason, error, finished_ms, duration_s, retry_due_ms, result)
+
+
+def starts(*attempts: Attempt) -> Starts:
+    """They begin together; all are in the lane of the first."""
+    return Starts(lane_of(attempts[0]), [a.wait_ms / 1000 for a in attempts])
+
+
+def successes(*endings: Ending) -> Successes:
+    """They were committed together; all are in the lane of the first."""
+    lane = lane_of(endings[0].attempt)
+    return Successes(lane, [e.duration_s for e in endings], [to_end_s(e) for e in endings])
+
+
+def lane_of(a: Attempt) -> Lane:
+    return Lane(a.queue, a.task, a.priority, a.worker_id)
 
 
 def raised(error: Exception) -> Exception:

@@ -171,3 +171,15 @@ def test_loop_lag_is_read_when_scraped_and_only_of_a_running_worker() -> None:
     now = 102.0
     [found] = blocks_of(store, health)
     assert found.values == (1.5,)
+
+
+def test_the_oldest_that_runs_is_read_when_scraped() -> None:
+    health = Health()
+    store = LocalStore()
+    store.allocate(names.WORKER_OLDEST_RUNNING, ("shop",))
+    health.holds(2, 1_700_000_000_500)
+    [found] = blocks_of(store, health)
+    assert found.values == (1_700_000_000.5,)
+    health.stopped()
+    [found] = blocks_of(store, health)
+    assert found.values == (0.0,)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import logging
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from streaq import Worker
@@ -14,7 +16,7 @@ from streaq.hooks import Dispatcher
 from streaq.telemetry import Telemetry, hooks_for, install
 from streaq.telemetry.collector import collector_for
 from streaq.types import StreaqError
-from tests.telemetry.events import attempt, ending
+from tests.telemetry.events import attempt, ending, starts, successes
 
 WHO: dict[str, Any] = {"queue": "shop", "client_id": "w1", "server_address": ("db", 6379)}
 
@@ -25,7 +27,9 @@ def kinds(telemetry: bool | Telemetry) -> list[str]:
 
 def test_all_of_it_by_default() -> None:
     telemetry = Telemetry(registry=CollectorRegistry())
-    assert kinds(telemetry) == ["TracingHook", "ScopedMetricsHook", "ScopeHook", "LogsHook"]
+    assert kinds(telemetry) == [
+        "TracingHook", "ContextHook", "MetricsHook", "ScopeHook", "LogsHook",
+    ]  # fmt: skip
 
 
 def test_true_is_the_default_and_false_is_none() -> None:
@@ -36,9 +40,9 @@ def test_true_is_the_default_and_false_is_none() -> None:
 @pytest.mark.parametrize(
     ("off", "left"),
     [
-        ("traces", ["ScopedMetricsHook", "ScopeHook", "LogsHook"]),
-        ("metrics", ["TracingHook", "ScopeHook", "LogsHook"]),
-        ("logs", ["TracingHook", "ScopedMetricsHook", "ScopeHook"]),
+        ("traces", ["ContextHook", "MetricsHook", "ScopeHook", "LogsHook"]),
+        ("metrics", ["TracingHook", "ContextHook", "ScopeHook", "LogsHook"]),
+        ("logs", ["TracingHook", "MetricsHook", "ScopeHook"]),
     ],
 )
 def test_each_can_be_off(off: str, left: list[str]) -> None:
@@ -57,11 +61,33 @@ def test_only_one_context_manager_surrounds_an_attempt() -> None:
     assert hooks.on_start == ()
 
 
+def test_nobody_watches_while_there_are_no_spans_and_no_lines(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hooks = Dispatcher(hooks_for(Telemetry(registry=CollectorRegistry()), **WHO))
+    events = logging.getLogger("streaq.events")
+    monkeypatch.setattr(events, "level", logging.WARNING)
+    hooks.look()
+    assert not hooks.watching
+    events.setLevel(logging.INFO)
+    hooks.look()
+    assert hooks.watching, "it is asked anew each time"
+
+
+def test_an_sdk_is_watching() -> None:
+    telemetry = Telemetry(
+        registry=CollectorRegistry(), logs=False, tracer_provider=TracerProvider()
+    )
+    hooks = Dispatcher(hooks_for(telemetry, **WHO))
+    hooks.look()
+    assert hooks.watching
+
+
 def test_metrics_appear_in_the_default_registry_unless_told() -> None:
     [hook] = hooks_for(Telemetry(traces=False, logs=False), **WHO)
     a = attempt("of-test-config")
-    hook.on_start(a)
-    hook.on_finish(ending(a))
+    hook.on_starts(starts(a))
+    hook.on_successes(successes(ending(a)))
     labels = {"queue": "shop", "task": "of-test-config", "priority": "normal"}
     assert REGISTRY.get_sample_value("streaq_tasks_started_total", labels) == 1
 
@@ -71,7 +97,7 @@ def test_workers_of_one_process_are_added_up_and_remembered() -> None:
     telemetry = Telemetry(registry=registry, traces=False, logs=False)
     for _ in range(3):
         [hook] = hooks_for(telemetry, **WHO)
-        hook.on_start(attempt())
+        hook.on_starts(starts(attempt()))
         del hook
     gc.collect()
     labels = {"queue": "shop", "task": "charge", "priority": "normal"}

@@ -17,12 +17,12 @@ from structlog.testing import LogCapture
 
 from streaq.hooks import Dispatcher
 from streaq.telemetry import logging_setup, names
-from streaq.telemetry.context import TaskContextFilter, bind, current_fields
+from streaq.telemetry.context import ContextHook, TaskContextFilter, bind_trace, current_fields
 from streaq.telemetry.logging_setup import JsonFormatter, configure_logging
 from streaq.telemetry.logs import LogRules, LogsHook
 from streaq.telemetry.scope import ScopeHook
 from streaq.types import StreaqError
-from tests.telemetry.events import SAMPLED, attempt, raised
+from tests.telemetry.events import SAMPLED, attempt, lane_of, raised
 
 BOUND = {
     "task": "charge",
@@ -39,11 +39,18 @@ BOUND = {
 def inside(body: object, trace: str = SAMPLED) -> None:
     """Run as an attempt is: in a context of its own, with its fields bound."""
 
+    hook = ContextHook()
+    a = attempt()
+    lane = copy_context()
+    lane.run(hook.on_lane, lane_of(a))
+
     def run() -> None:
-        bind(attempt(trace=trace))
+        hook.on_enter(a)
+        if trace:
+            bind_trace(trace)
         body()  # type: ignore[operator]
 
-    copy_context().run(run)
+    lane.copy().run(run)
 
 
 def test_the_fields_are_those_that_are_promised() -> None:
@@ -86,16 +93,12 @@ def test_the_standard_library_carries_them_through_the_filter() -> None:
     assert stream.getvalue() == f"[id-1 1 {'a' * 32}] charging\n[  ] outside\n"
 
 
-def test_the_scope_binds_and_says_that_the_task_started() -> None:
+def test_the_scope_says_that_the_task_started() -> None:
     capture = LogCapture()
     hook = LogsHook(LogRules(), structlog.wrap_logger(None, processors=[capture]).bind())
     dispatcher = Dispatcher([ScopeHook(None, hook)])
-
-    def run() -> None:
-        with dispatcher.around(dispatcher.around_attempt, attempt()):
-            assert current_fields()["task_id"] == "id-1"
-
-    copy_context().run(run)
+    with dispatcher.around(dispatcher.around_attempt, attempt()):
+        pass
     assert [entry["event"] for entry in capture.entries] == ["task.started"]
 
 

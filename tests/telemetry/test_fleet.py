@@ -22,7 +22,7 @@ from prometheus_client import CollectorRegistry
 from streaq.engine.health import Health
 from streaq.hooks import WorkerEvent
 from streaq.telemetry import Telemetry
-from tests.telemetry.events import SAMPLED, attempt, ending
+from tests.telemetry.events import SAMPLED, attempt, ending, starts, successes
 
 health = Health()
 telemetry = Telemetry(registry=CollectorRegistry(), traces=False, logs=False)
@@ -33,9 +33,10 @@ print("ready", flush=True)
 for line in sys.stdin:
     for _ in range(int(line)):
         a = attempt(trace=SAMPLED)
-        hook.on_start(a)
+        hook.on_starts(starts(a))
         hook.on_finish(ending(a))
-    hook.on_start(attempt())
+        hook.on_successes(successes(ending(a)))
+    hook.on_starts(starts(attempt()))
     health.polled()
     print("done", flush=True)
 """

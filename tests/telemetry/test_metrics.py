@@ -7,12 +7,12 @@ import timeit
 
 import pytest
 
-from streaq.hooks import Cron, Due, Fence, Reclaim, RedisCall, WorkerEvent
+from streaq.hooks import Attempt, Cron, Due, Ending, Fence, Reclaim, RedisCall, WorkerEvent
 from streaq.telemetry import names
 from streaq.telemetry.cells import LocalStore
 from streaq.telemetry.metrics import MetricsHook
 from streaq.telemetry.names import Metric
-from tests.telemetry.events import SAMPLED, UNSAMPLED, attempt, ending, enqueue
+from tests.telemetry.events import SAMPLED, UNSAMPLED, attempt, ending, enqueue, starts, successes
 
 
 class Bench:
@@ -21,6 +21,16 @@ class Bench:
     def __init__(self, **options: int) -> None:
         self.store = LocalStore()
         self.hook = MetricsHook(self.store, "shop", **options)
+
+    def start(self, *attempts: Attempt) -> None:
+        """As the engine tells it."""
+        self.hook.on_starts(starts(*attempts))
+
+    def succeed(self, *endings: Ending) -> None:
+        """The same; one by one as well, as long as anybody watches."""
+        for e in endings:
+            self.hook.on_finish(e)
+        self.hook.on_successes(successes(*endings))
 
     def series(self, metric: Metric) -> dict[tuple[str, ...], tuple[float, ...]]:
         return {b.labels: b.values for b in self.store.blocks() if b.metric is metric}
@@ -66,10 +76,10 @@ def test_a_schedule_counts_when_it_fires_not_when_it_is_made(bench: Bench) -> No
 
 def test_a_task_that_succeeds(bench: Bench) -> None:
     a = attempt(started_ms=1_000_250)
-    bench.hook.on_start(a)
+    bench.start(a)
     assert bench.value(names.TASKS_STARTED, *ROW) == 1
     assert bench.value(names.TASKS_RUNNING, *ROW) == 1
-    bench.hook.on_finish(ending(a, duration_s=0.03))
+    bench.succeed(ending(a, duration_s=0.03))
     assert bench.value(names.TASKS_RUNNING, *ROW) == 0
     assert bench.all_sums() == {"streaq_tasks_started_total": 1, "streaq_tasks_finished_total": 1}
     assert bench.value(names.TASKS_FINISHED, *ROW, "success") == 1
@@ -83,10 +93,39 @@ def test_a_task_that_succeeds(bench: Bench) -> None:
     assert to_end[-1] == pytest.approx(0.28)
 
 
+def test_many_at_once_are_counted_one_by_one(bench: Bench) -> None:
+    """The same numbers, however the attempts are put together."""
+    attempts = [attempt(started_ms=1_000_000 + wait) for wait in (0, 1, 1, 40, 1_500)]
+    endings = [ending(a, duration_s=0.001 * 7**n) for n, a in enumerate(attempts)]
+    bench.start(*attempts)
+    bench.succeed(*endings)
+    apart = Bench()
+    for a in attempts:
+        apart.start(a)
+    for e in endings:
+        apart.succeed(e)
+    for together, single in zip(bench.store.blocks(), apart.store.blocks(), strict=True):
+        assert together[:2] == single[:2]
+        assert together.values == pytest.approx(single.values), together.metric.name
+    assert bench.value(names.TASK_DURATION, *ROW, "success") == 5
+    assert bench.value(names.TASKS_RUNNING, *ROW) == 0
+
+
+def test_arguments_that_cannot_be_decoded(bench: Bench) -> None:
+    """The try was counted, so the attempt has begun; but there was no body that took any time."""
+    a = attempt()
+    bench.start(a)
+    bench.hook.on_refuse(ending(a, "refused", "undecodable", ValueError()))
+    assert bench.value(names.TASKS_STARTED, *ROW) == 1
+    assert bench.value(names.TASKS_RUNNING, *ROW) == 0
+    assert bench.value(names.TASKS_FINISHED, *ROW, "failed") == 1
+    assert bench.series(names.TASK_DURATION) == {}
+
+
 def test_waiting_excludes_an_intended_delay(bench: Bench) -> None:
     a = attempt(kind="delayed", due_ms=1_060_000, started_ms=1_060_002)
-    bench.hook.on_start(a)
-    bench.hook.on_finish(ending(a, duration_s=0.001))
+    bench.start(a)
+    bench.succeed(ending(a, duration_s=0.001))
     [wait] = bench.series(names.TASK_QUEUE_WAIT).values()
     [to_end] = bench.series(names.TASK_END_TO_END).values()
     assert (wait[-1], to_end[-1]) == (0.002, 0.003)
@@ -96,22 +135,22 @@ def test_end_to_end_of_a_retry_counts_from_the_first_due_time(bench: Bench) -> N
     a = attempt(
         kind="retry", due_ms=1_070_000, started_ms=1_070_000, try_number=2, first_due_ms=1_060_000
     )
-    bench.hook.on_start(a)
-    bench.hook.on_finish(ending(a, duration_s=0))
+    bench.start(a)
+    bench.succeed(ending(a, duration_s=0))
     [to_end] = bench.series(names.TASK_END_TO_END).values()
     assert to_end[-1] == 10
 
 
 def test_an_observation_beyond_the_last_bucket(bench: Bench) -> None:
     a = attempt(started_ms=9_000_000)
-    bench.hook.on_start(a)
+    bench.start(a)
     [wait] = bench.series(names.TASK_QUEUE_WAIT).values()
     assert wait[len(names.TASK_BUCKETS)] == 1
 
 
 def test_a_task_that_fails(bench: Bench) -> None:
     a = attempt()
-    bench.hook.on_start(a)
+    bench.start(a)
     bench.hook.on_fail(ending(a, "failed", "error", KeyError("x")))
     assert bench.value(names.TASKS_FINISHED, *ROW, "failed") == 1
     assert bench.value(names.TASKS_FAILED, *ROW, "KeyError") == 1
@@ -120,7 +159,7 @@ def test_a_task_that_fails(bench: Bench) -> None:
 
 def test_a_retry_does_not_end_the_task(bench: Bench) -> None:
     a = attempt()
-    bench.hook.on_start(a)
+    bench.start(a)
     bench.hook.on_retry(ending(a, "retried", "asked", ValueError()))
     assert bench.value(names.TASKS_RETRIED, *ROW, "asked") == 1
     assert bench.value(names.TASK_DURATION, *ROW, "retried") == 1
@@ -130,7 +169,7 @@ def test_a_retry_does_not_end_the_task(bench: Bench) -> None:
 
 def test_an_attempt_handed_back_runs_no_more(bench: Bench) -> None:
     a = attempt()
-    bench.hook.on_start(a)
+    bench.start(a)
     bench.hook.on_return(ending(a, "returned", "shutdown"))
     assert bench.value(names.TASKS_RUNNING, *ROW) == 0
     assert bench.value(names.TASK_DURATION, *ROW, "returned") == 1
@@ -139,7 +178,7 @@ def test_an_attempt_handed_back_runs_no_more(bench: Bench) -> None:
 
 def test_aborted_while_running_and_before(bench: Bench) -> None:
     a = attempt()
-    bench.hook.on_start(a)
+    bench.start(a)
     bench.hook.on_abort(ending(a, "aborted", "user"))
     bench.hook.on_abort(ending(attempt(started_ms=0), "aborted", "user"))
     assert bench.value(names.TASKS_FINISHED, *ROW, "aborted") == 2
@@ -167,7 +206,7 @@ def test_a_skipped_fail_over_succeeds_without_an_attempt(bench: Bench) -> None:
 
 def test_a_fenced_attempt_ends_nothing_but_runs_no_more(bench: Bench) -> None:
     a = attempt()
-    bench.hook.on_start(a)
+    bench.start(a)
     bench.hook.on_fenced(Fence(ending(a)))
     assert bench.value(names.TASKS_FENCED, *ROW) == 1
     assert bench.value(names.TASKS_RUNNING, *ROW) == 0
@@ -183,21 +222,6 @@ def test_due_tasks_are_observed_by_their_lateness(bench: Bench) -> None:
     bench.hook.on_due(Due("shop", "charge", "id", "normal", 1_000, 0.7))
     [lag] = bench.series(names.SCHEDULE_LAG).values()
     assert lag[-1] == 0.7
-
-
-def test_the_oldest_running_attempt_is_known_at_any_time(bench: Bench) -> None:
-    def oldest() -> float:
-        return bench.value(names.WORKER_OLDEST_RUNNING)
-
-    first, second = attempt(started_ms=2_000_000), attempt(started_ms=3_000_000)
-    assert oldest() == 0
-    bench.hook.on_start(first)
-    bench.hook.on_start(second)
-    assert oldest() == 2_000
-    bench.hook.on_finish(ending(first))
-    assert oldest() == 3_000
-    bench.hook.on_finish(ending(second))
-    assert oldest() == 0
 
 
 def test_concurrency_goes_when_the_worker_stops(bench: Bench) -> None:
@@ -246,8 +270,8 @@ def test_rows_of_capped_names_do_not_pile_up() -> None:
 @pytest.mark.parametrize(("trace", "kept"), [(SAMPLED, True), (UNSAMPLED, False), ("", False)])
 def test_exemplars_name_the_trace_when_it_is_sampled(bench: Bench, trace: str, kept: bool) -> None:
     a = attempt(trace=trace)
-    bench.hook.on_start(a)
-    bench.hook.on_finish(ending(a))
+    bench.start(a)
+    bench.succeed(ending(a))
     found = {b.metric.name: b.exemplars for b in bench.store.blocks() if b.exemplars}
     if not kept:
         assert found == {}
@@ -264,9 +288,9 @@ def test_an_exemplar_stays_for_a_second(bench: Bench) -> None:
 
     def run(trace: str, after_ms: int) -> str:
         a = attempt(trace=trace)
-        bench.hook.on_start(a)
+        bench.start(a)
         end = ending(a)
-        bench.hook.on_finish(end._replace(finished_ms=end.finished_ms + after_ms))
+        bench.succeed(end._replace(finished_ms=end.finished_ms + after_ms))
         [block] = [b for b in bench.store.blocks() if b.metric is names.TASK_DURATION]
         return next((e.trace_id for e in block.exemplars.values()), "")
 
@@ -290,8 +314,8 @@ def test_places_are_looked_up_once_per_name_not_per_task(bench: Bench) -> None:
     for _ in range(100):
         a = attempt()
         bench.hook.on_enqueued(enqueue())
-        bench.hook.on_start(a)
-        bench.hook.on_finish(ending(a))
+        bench.start(a)
+        bench.succeed(ending(a))
     assert len(calls) == len(set(calls)) == 7
 
 
@@ -300,8 +324,8 @@ def test_a_task_costs_a_few_microseconds(bench: Bench) -> None:
     e = ending(a)
 
     def one() -> None:
-        bench.hook.on_start(a)
-        bench.hook.on_finish(e)
+        bench.start(a)
+        bench.succeed(e)
 
     best = min(timeit.repeat(one, number=1000, repeat=100)) / 1000
     assert best < 3e-6 * 3, "three times the target, for slow machines"
