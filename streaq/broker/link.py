@@ -64,6 +64,8 @@ class CronFiring(NamedTuple):
     args: bytes
     headers: str
     keep: str
+    since_ms: int = 0
+    """The last firing known to whoever counted ``missed``."""
 
 
 class CronState(NamedTuple):
@@ -73,6 +75,8 @@ class CronState(NamedTuple):
     made: bool
     last_ms: int
     missed: int
+    outdated: bool = False
+    """Nothing was done: others have fired since, and ``missed`` is to be counted from there."""
 
 
 class Aborted(NamedTuple):
@@ -248,7 +252,7 @@ class Broker:
         """Register or fire a cron job of the code."""
         args: list[Arg] = ["" if value is None else value for value in firing]
         now, made, last, missed = await self._call("cron", args)
-        return CronState(int(now), made == 1, int(last), int(missed))
+        return CronState(int(now), made == 1, int(last), int(missed), made == 2)  # noqa: PLR2004
 
     async def release(self, consumer: str, messages: Sequence[Reserved]) -> None:
         """Hand back reserved messages."""

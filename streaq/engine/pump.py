@@ -173,14 +173,9 @@ class Pump:
         finally:
             self._ledger.tell()
 
-    def _note_running(self) -> None:
-        running = self._slots.running
-        oldest = next(iter(running.values()), None)
-        self._health.holds(len(running), oldest.claimed.started_ms if oldest else 0)
-
     async def _rest(self) -> None:
         """Until something finishes or comes, or the second exchange is answered."""
-        self._note_running()
+        self._health.holds(len(self.running), self._slots.oldest_ms())
         if self._second is None:
             self._ledger.tell()
             await self._let_go()
@@ -255,7 +250,7 @@ class Pump:
             ledger.refused(reply.now_ms, refused)
         self._begin(reply.claimed)
         self._health.started()
-        self._note_running()
+        self._health.holds(len(slots.running), slots.oldest_ms())
         slots.learn(flight.request, reply)
         if self._settings.burst:
             if flight.request.settles or reply.claimed or reply.refused:
@@ -275,15 +270,11 @@ class Pump:
         elif leases:
             self._hooks.look()
             self._ledger.starting(leases)
-        # Of those that ended before those begin that have their slots now, else more would seem
-        # to run than there is room for.
+        # Of the ends before those begin that have their slots now, else more would seem to run than
+        # there is room for.
         self._tell_meanwhile()
         for lease in leases:
-            task_id = lease.claimed.task_id
-            if before := slots.running.get(task_id):
-                before.cancel(Cause.LOST)  # this process was paused, and reclaimed from itself
-            if not slots.draining:
-                slots.running[task_id] = lease
+            if slots.hold(lease):
                 self.spawn(lease)
 
     async def _end_burst(self, *, empty: bool) -> None:

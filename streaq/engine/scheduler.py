@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, tzinfo
 from itertools import islice
@@ -153,14 +153,14 @@ class Scheduler:
 
     async def _register_jobs(self) -> None:
         for job in self._jobs:
-            state = await self._send(job, 0, None, 0, "", "")
+            state = await self._register(job, None)
             job.next_ms = job.crontab.next_after(state.now_ms)
             last_due = job.crontab.last_at_or_before(state.now_ms)
             if last_due is not None and last_due > state.last_ms:
                 # Passed while no worker was alive: run the latest, count the others.
                 await self._fire_job(job, last_due, state.now_ms, since_ms=state.last_ms)
             else:
-                state = await self._send(job, 0, job.next_ms, 0, "", "")
+                state = await self._register(job, job.next_ms)
             self._tell(Cron(
                 self._settings.queue, job.task.fn_name, "", 0, job.next_ms or 0, state.missed, 0.0,
                 self._settings.default_priority,
@@ -175,9 +175,6 @@ class Scheduler:
             since_ms = due_ms - 1 if since_ms is None else since_ms
             due_ms = latest  # this worker slept through some: only the latest is run
         job.next_ms = job.crontab.next_after(max(now_ms, due_ms))
-        missed = 0
-        if since_ms is not None:
-            missed = await count_missed(job.crontab, since_ms, due_ms - 1)
         task_id = uuid5(NAMESPACE_URL, f"streaq:{self._settings.queue}:{name}:{due_ms}").hex
         headers: dict[str, str] = {}
         event = Enqueue(
@@ -187,25 +184,48 @@ class Scheduler:
         publish = Publish(self._settings.queue, self._settings.worker_id, (event,))
         with self._hooks.around(self._hooks.around_publish, publish):
             self._hooks.emit(self._hooks.on_enqueue, event)
-            state = await self._send(
-                job, due_ms, job.next_ms, missed, task_id, encode_headers(headers)
-            )
+            state, missed = await self._make(job, due_ms, since_ms, task_id, headers)
         if state.made:
             self._tell(Cron(
                 self._settings.queue, name, task_id, due_ms, job.next_ms or 0, missed,
                 (now_ms - due_ms) / 1000, self._settings.default_priority,
             ))  # fmt: skip
 
-    async def _send(
-        self, job: CronJob, due_ms: int, next_ms: int | None, missed: int, task_id: str, head: str
-    ) -> CronState:
+    async def _make(
+        self,
+        job: CronJob,
+        due_ms: int,
+        since_ms: int | None,
+        task_id: str,
+        headers: Mapping[str, str],
+    ) -> tuple[CronState, int]:
+        """Have the task made, and answer how many were missed: since then, or since the last
+        firing of others that this worker has not heard of.
+        """
+        head, missed = encode_headers(headers), 0
+        while True:
+            if since_ms is not None:
+                missed = await count_missed(job.crontab, since_ms, due_ms - 1)
+            firing = await self._firing(job, due_ms, job.next_ms, task_id)
+            state = await self._broker.cron(
+                firing._replace(missed=missed, since_ms=since_ms or 0, headers=head)
+            )
+            if not state.outdated:
+                return state, missed
+            since_ms = state.last_ms
+
+    async def _register(self, job: CronJob, next_ms: int | None) -> CronState:
+        return await self._broker.cron(await self._firing(job, 0, next_ms, ""))
+
+    async def _firing(
+        self, job: CronJob, due_ms: int, next_ms: int | None, task_id: str
+    ) -> CronFiring:
         name = job.task.fn_name
-        firing = CronFiring(
-            name, f"{job.crontab.expression} {job.crontab.tz}", due_ms, next_ms, missed, task_id,
-            self._settings.default_priority, await self._codec.dump_call(name, (), {}), head,
+        return CronFiring(
+            name, f"{job.crontab.expression} {job.crontab.tz}", due_ms, next_ms, 0, task_id,
+            self._settings.default_priority, await self._codec.dump_call(name, (), {}), "",
             str(keep_of(job.task.ttl)),
         )  # fmt: skip
-        return await self._broker.cron(firing)
 
     def _tell(self, event: Cron) -> None:
         self._hooks.emit(self._hooks.on_cron, event)

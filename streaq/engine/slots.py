@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from streaq.broker.exchange import Claimed, Reply, Request, Reserved
 from streaq.engine.attempt import Finished, Lease
+from streaq.engine.outcome import Cause
 
 if TYPE_CHECKING:
     from streaq.engine.settings import Settings
@@ -54,6 +55,20 @@ class Slots:
         """Slots that neither run a task nor wait for one that was asked for."""
         asked = sum(f.request.want + len(f.request.starts) for f in self.flights)
         return self._concurrency - len(self.running) - asked
+
+    def hold(self, lease: Lease) -> bool:
+        """Give it the slot that was asked for; False when nothing is to be started any more."""
+        task_id = lease.claimed.task_id
+        if before := self.running.get(task_id):
+            before.cancel(Cause.LOST)  # this process was paused, and reclaimed from itself
+        if not self.draining:
+            self.running[task_id] = lease
+        return not self.draining
+
+    def oldest_ms(self) -> int:
+        """When the oldest attempt that runs was started; 0 when none runs."""
+        oldest = next(iter(self.running.values()), None)
+        return oldest.claimed.started_ms if oldest is not None else 0
 
     def is_crowded(self) -> bool:
         """Whether so much finished that it is worth an exchange beside the one under way."""

@@ -54,20 +54,35 @@ async def test_a_firing_makes_a_task(bench: Bench) -> None:
 
 async def test_racing_workers_fire_once(bench: Bench) -> None:
     due = (await bench.broker.cron(firing())).last_ms + 1
-    states = await asyncio.gather(*(bench.broker.cron(firing(due, missed=3)) for _ in range(8)))
+    states = await asyncio.gather(
+        *(bench.broker.cron(firing(due, missed=3, since_ms=due - 1)) for _ in range(8))
+    )
     assert sum(state.made for state in states) == 1
     assert await bench.waiting() == ["c"]
     assert (await known(bench))["missed"] == 3
     assert {state.last_ms for state in states} == {due}
 
 
+async def test_what_others_fired_meanwhile_is_not_missed(bench: Bench) -> None:
+    """A worker stood still, and is the first to fire the one that is due as it goes on."""
+    start = (await bench.broker.cron(firing())).last_ms
+    seen, fired, due = start + 1_000, start + 4_000, start + 5_000
+    await bench.broker.cron(firing(fired, "by-another"))
+    slept = firing(due, missed=4, since_ms=seen - 1)
+    state = await bench.broker.cron(slept)
+    assert (state.outdated, state.made, state.last_ms, state.missed) == (True, False, fired, 0)
+    assert await bench.waiting() == ["by-another"]
+    state = await bench.broker.cron(slept._replace(missed=2, since_ms=state.last_ms))
+    assert (state.outdated, state.made, state.last_ms, state.missed) == (False, True, due, 2)
+
+
 async def test_a_resent_firing_is_not_made_again_even_when_it_has_ended(bench: Bench) -> None:
     worker = await bench.worker()
     due = (await bench.broker.cron(firing())).last_ms + 1
-    await bench.broker.cron(firing(due, missed=1))
+    await bench.broker.cron(firing(due, missed=1, since_ms=due - 1))
     await worker.run_one("c")
     await bench.raw("DEL", f"{bench.base}result:c")
-    state = await bench.broker.cron(firing(due, missed=1))
+    state = await bench.broker.cron(firing(due, missed=1, since_ms=due - 1))
     assert (state.made, state.missed) == (False, 1)
 
 

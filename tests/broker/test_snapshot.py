@@ -96,7 +96,7 @@ async def test_cron_jobs(bench: Bench) -> None:
     worker = await bench.worker()
     following = 99_999_999_999_999
     await bench.broker.cron(
-        CronFiring("work", "* * * * * UTC", 5_000, following, 7, "c", DEFAULT, b"", "", "0")
+        CronFiring("work", "* * * * * UTC", 5_000, following, 7, "c", DEFAULT, b"", "", "0", 4_999)
     )
     (cron,) = (await bench.broker.snapshot()).crons
     assert (cron.name, cron.last_success_ms, cron.next_ms, cron.missed, cron.crontab) == (

@@ -175,6 +175,29 @@ async def test_firings_missed_while_no_worker_lived(
     assert len(hook.fired) == 1
 
 
+async def test_what_others_fired_while_a_worker_stood_still_was_not_missed(
+    make_worker: MakeWorker, redis_client: redis.Redis, queue: str
+) -> None:
+    """It goes on, and is the first to see that another firing is due."""
+    hook = Firings()
+    worker = make_worker(hooks=[hook])
+
+    @worker.cron("0 * * * *", name="report")
+    async def report() -> None: ...
+
+    hour = int(time.time() * 1000 // HOUR_MS * HOUR_MS)
+    async with running(worker):
+        await until(lambda: len(hook.crons) == 1)
+        life = worker._session._life
+        assert life is not None
+        pretend_last_fired(redis_client, queue, "report", "0 * * * * UTC", hour - HOUR_MS)
+        life._scheduler._jobs[0].next_ms = hour - 5 * HOUR_MS
+        life._scheduler.wake.ring()
+        await hook.next_end()
+    assert [(e.fired_ms, e.missed) for e in hook.fired] == [(hour, 0)]
+    assert redis_client.hget(f"{Keys(queue).base}cron:report", "missed") is None
+
+
 async def test_max_schedule_drift(
     make_worker: MakeWorker, redis_client: redis.Redis, queue: str
 ) -> None:

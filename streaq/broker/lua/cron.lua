@@ -6,8 +6,9 @@
 -- makes two workers fire it once, and tells what was missed while none was alive.
 --
 -- ARGV: fn, crontab, due (0 to register), next firing ('' none), missed, id of the task, priority,
---   args, headers, keep ms.
--- Reply: now, 1 when the task was made, the last firing known ('' none), how many were missed.
+--   args, headers, keep ms, the last firing known to whoever counted what was missed.
+-- Reply: now, 1 when the task was made (2: nothing was done, count anew), the last firing, how many
+--   were missed.
 local fn, tab, due, following, missed = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
 local key = base .. 'cron:' .. fn
 local week = 7 * 86400000
@@ -18,6 +19,11 @@ if not last then
   -- A new job, or a new timetable: nothing before this moment was missed.
   last = int(due > 0 and due - 1 or now)
   redis.call('HSET', key, 'tab', tab, 'last', last)
+end
+
+-- A worker that stood still counts what others have fired meanwhile.
+if due > tonumber(last) and tonumber(missed) > 0 and tonumber(last) > tonumber(ARGV[11]) then
+  return { now_text, 2, last, redis.call('HGET', key, 'missed') or '0' }
 end
 
 local made = 0
