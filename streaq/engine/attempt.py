@@ -167,7 +167,7 @@ class Attempts:
             if lease.attempt is not None:
                 lease.attempt.mark.end = None  # it may say something else
         ending = None
-        if lease.attempt is not None or (self._observed and type(outcome) is not Succeeded):
+        if self._observed and (lease.attempt is not None or type(outcome) is not Succeeded):
             ending = self._told(lease, outcome, duration_s)
             duration_s = ending.duration_s
         lease.task = None  # its context refers to the lease: a cycle
