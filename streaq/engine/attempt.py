@@ -137,6 +137,7 @@ class Attempts:
         self._queue = queue
         self._worker_id = worker_id
         self._finished = finished
+        self._enter = hooks.on_enter
         # The backend's own class: anyio.CancelScope looks for it anew each time it is called.
         self._new_scope = type(anyio.CancelScope())
         # Whether anybody wants to know of attempts that nobody watches, if they do not succeed.
@@ -150,7 +151,7 @@ class Attempts:
 
     async def run(self, lease: Lease) -> None:
         """Run one attempt to its end; never raises."""
-        for enter in self._hooks.on_enter:
+        for enter in self._enter:
             try:
                 enter(lease.claimed)
             except Exception:  # noqa: BLE001 - no hook may harm a task

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from streaq.hooks import (
@@ -44,16 +45,6 @@ _REDIS_SUM = len(REDIS_BUCKETS) + 1
 class Row:
     """Where the numbers of one task name at one priority are."""
 
-    __slots__ = (
-        "_labels",
-        "_places",
-        "_store",
-        "running",
-        "started",
-        "to_end",
-        "wait",
-    )
-
     def __init__(self, store: Store, queue: str, task: str, priority: str) -> None:
         self._store = store
         self._labels = (queue, task, priority)
@@ -62,6 +53,12 @@ class Row:
         self.running = store.allocate(names.TASKS_RUNNING, self._labels)
         self.wait = store.allocate(names.TASK_QUEUE_WAIT, self._labels)
         self.to_end = store.allocate(names.TASK_END_TO_END, self._labels)
+
+    @cached_property
+    def success(self) -> tuple[int, int]:
+        """Where the tasks that succeeded are counted, and where the times that they took."""
+        finished = self.place(names.TASKS_FINISHED, "success")
+        return finished, self.place(names.TASK_DURATION, "success")
 
     def place(self, metric: Metric, value: str = "") -> int:
         """Index of the first number of ``metric``; ``value`` is its last label, if it has more."""
@@ -214,9 +211,10 @@ class MetricsHook(Hook):
         """Count tasks that succeeded by being run."""
         row = self._lanes.get(e.lane) or self._lane(e.lane)
         cells, many = self._cells, len(e.durations_s)
+        finished, durations = row.success
         cells[row.running] -= many
-        cells[row.place(names.TASKS_FINISHED, "success")] += many
-        self._observe_all(row.place(names.TASK_DURATION, "success"), e.durations_s)
+        cells[finished] += many
+        self._observe_all(durations, e.durations_s)
         self._observe_all(row.to_end, e.totals_s)
 
     def _lane(self, lane: Lane) -> Row:
@@ -262,8 +260,7 @@ class MetricsHook(Hook):
             self._end(e, "success", "success")
         elif a.mark.trace:
             row = self._row(a.task, a.priority)
-            place = row.place(names.TASK_DURATION, "success")
-            self._note(names.TASK_DURATION, place, e.duration_s, e)
+            self._note(names.TASK_DURATION, row.success[1], e.duration_s, e)
             self._note(names.TASK_QUEUE_WAIT, row.wait, a.wait_ms / 1000, e)
             self._note(names.TASK_END_TO_END, row.to_end, to_end_s(e), e)
 
