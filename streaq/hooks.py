@@ -9,6 +9,9 @@ a task. Hooks that tell an outcome fire after the settle has committed in Redis.
 from __future__ import annotations
 
 import logging
+import sys
+import time
+from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, TypeAlias
@@ -219,6 +222,7 @@ class Dispatcher:
     def __init__(self, hooks: Sequence[Hook] = ()) -> None:
         self.hooks = tuple(hooks)
         self.errors = 0
+        self._complaints = Complaints()
         for name in SLOTS:
             setattr(self, name, self._implementers(name))
         self._watchers = tuple(hook.is_quiet for hook in self.hooks if _may_watch(hook))
@@ -272,9 +276,34 @@ class Dispatcher:
         self.errors += 1
         owner = type(getattr(call, "__self__", call)).__name__
         name = getattr(call, "__name__", "hook")
-        logger.exception(  # noqa: LOG004 - see above
-            "hook %s.%s raised; the task is not affected", owner, name
-        )
+        self._complaints.tell(f"hook {owner}.{name} raised; the task is not affected")
+
+
+class Complaints:
+    """Logs exceptions with their traceback, each kind at most once in a while: what fails for one
+    task may fail for a million.
+
+    :param every_s: seconds until the same message about the same class of exception is logged
+        again, with the number of times that it was not.
+    """
+
+    def __init__(self, every_s: float = 60, clock: Callable[[], float] = time.monotonic) -> None:
+        self._every_s = every_s
+        self._clock = clock
+        self._quiet_until: dict[tuple[str, type | None], float] = {}
+        self._left_out: Counter[tuple[str, type | None]] = Counter()
+
+    def tell(self, message: str) -> None:
+        """Log ``message`` and the exception that is being handled."""
+        kind = (message, sys.exc_info()[0])
+        now = self._clock()
+        if now < self._quiet_until.get(kind, now):
+            self._left_out[kind] += 1
+            return
+        self._quiet_until[kind] = now + self._every_s
+        more = self._left_out.pop(kind, 0)
+        again = f" ({more} more since this was logged last)" if more else ""
+        logger.exception("%s%s", message, again)  # noqa: LOG004 - see above
 
 
 def _implements(hook: Hook, name: str) -> bool:

@@ -15,7 +15,7 @@ import redis
 
 from streaq import Hook, StreaqCancelled, StreaqError, StreaqRetry, Worker
 from streaq.broker.keys import Keys
-from streaq.hooks import SLOTS, Attempt, Dispatcher, Ending, Enqueue, Publish
+from streaq.hooks import SLOTS, Attempt, Complaints, Dispatcher, Ending, Enqueue, Publish
 from streaq.testing import RecordingHook
 from tests.servers import Server
 from tests.support import MakeWorker, running, until
@@ -516,6 +516,43 @@ def test_what_hooks_raise_is_logged_and_counted(caplog: pytest.LogCaptureFixture
         "hook Broken.around raised; the task is not affected",
     ]
     assert all(record.exc_info for record in caplog.records)
+
+
+def test_what_a_hook_raises_again_and_again_does_not_fill_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    dispatcher = Dispatcher([Broken()])
+    for _ in range(1000):
+        dispatcher.emit(dispatcher.on_start, None)
+    assert dispatcher.errors == 1000
+    assert len(caplog.records) == 1
+
+
+def test_what_was_left_out_is_counted_and_told_later(caplog: pytest.LogCaptureFixture) -> None:
+    now = 0.0
+    complaints = Complaints(60, lambda: now)
+
+    def fail(error: Exception) -> None:
+        try:
+            raise error
+        except type(error):
+            complaints.tell("it failed")
+
+    for _ in range(3):
+        fail(ValueError())
+    fail(KeyError())  # another kind is another matter
+    now = 59.9
+    fail(ValueError())
+    now = 60.0
+    fail(ValueError())
+    now = 200.0
+    fail(ValueError())
+    assert [(r.getMessage(), r.exc_info and r.exc_info[0]) for r in caplog.records] == [
+        ("it failed", ValueError),
+        ("it failed", KeyError),
+        ("it failed (3 more since this was logged last)", ValueError),
+        ("it failed", ValueError),
+    ]
 
 
 def test_hooks_do_not_swallow_what_the_body_raises() -> None:

@@ -6,17 +6,14 @@ each layer around a task costs as much as all its counters.
 
 from __future__ import annotations
 
-import logging
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Final
 
-from streaq.hooks import Attempt, Hook
+from streaq.hooks import Attempt, Complaints, Hook
 from streaq.telemetry.context import bind_trace
 from streaq.telemetry.logs import LogsHook
 from streaq.telemetry.tracing import OpenSpan, TracingHook
-
-logger = logging.getLogger("streaq")
 
 _NOTHING: Final[AbstractContextManager[None]] = nullcontext()
 
@@ -32,6 +29,7 @@ class ScopeHook(Hook):
         self._tracing = tracing
         self._logs = logs
         self.errors = 0
+        self._complaints = Complaints()
 
     def is_quiet(self) -> bool:
         """While there is no span to make and no line to write."""
@@ -61,9 +59,7 @@ class ScopeHook(Hook):
     def failed(self) -> None:
         """Count and log what was raised; called while it is handled."""
         self.errors += 1
-        logger.exception(  # noqa: LOG004 - see above
-            "telemetry of an attempt failed; the task is not affected"
-        )
+        self._complaints.tell("telemetry of an attempt failed; the task is not affected")
 
 
 class _Leave:
