@@ -79,8 +79,8 @@ class Hook:
         class Count(Hook):
             done = 0
 
-            def on_finish(self, e: Ending) -> None:
-                self.done += 1
+            def on_successes(self, e: Successes) -> None:
+                self.done += len(e.durations_s)
 
         worker = Worker(hooks=[Count()])
     """
@@ -90,7 +90,9 @@ class Hook:
         the attempts that begin now; False by default.
 
         Asked whenever attempts begin. While all hooks that have one of these say True, they are
-        not called, and no event is made for attempts that succeed.
+        not called for these attempts, and no event is made for those that succeed. How the others
+        end is told all the same (``on_fail``, ``on_retry`` and so on), without an ``on_start``
+        before it.
         """
         return False
 
@@ -105,12 +107,15 @@ class Hook:
         """After it was written (not called for a task id that was there already)."""
 
     def on_lane(self, e: Lane) -> None:
-        """Before the first attempt of a task at a priority, in a context of which every attempt
-        there gets a copy: set context variables that are the same for all of them.
+        """Called once in each run of a worker for each task and priority, before its first attempt.
+        Context variables that are set here are set in every attempt of it.
         """
 
     def on_enter(self, e: Entry) -> None:
-        """In the attempt's own context, before anything else: set those that differ."""
+        """In the attempt's own context, before anything else, even if its arguments turn out to be
+        undecodable. Set context variables here that differ from attempt to attempt; the task's
+        name is for ``on_lane``.
+        """
 
     def on_starts(self, e: Starts) -> None:
         """The same as ``on_start``, once for all that begin together, for hooks that only count.

@@ -171,15 +171,16 @@ def _decode_headers(raw: bytes) -> tuple[tuple[str, str], ...]:
     try:
         found: Any = json.loads(raw) if raw else {}
         pairs: list[tuple[str, Any]] = list(found.items())
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return ()
     return tuple((name, value) for name, value in pairs if isinstance(value, str))
 
 
 def one_line(error: BaseException, limit: int = 500) -> str:
-    """An exception as one line of text: its class and message."""
+    """An exception as one line of text that can be encoded: its class and message."""
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    return " ".join(text.split())[:limit]
+    line = " ".join(text.split())[:limit]
+    return line.encode(errors="backslashreplace").decode()  # half characters, else unsendable
 
 
 class Codec:

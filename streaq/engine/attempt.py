@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias
 
 import anyio
 
@@ -21,7 +21,6 @@ from streaq.engine.outcome import (
     Aborted,
     Cause,
     Failed,
-    Forfeited,
     Outcome,
     Retried,
     Returned,
@@ -29,15 +28,15 @@ from streaq.engine.outcome import (
     classify,
     real_error,
 )
-from streaq.hooks import Attempt, Dispatcher, Ending, Kind, Mark, Reclaim, Status
+from streaq.engine.telling import Events
+from streaq.hooks import Attempt, Dispatcher, Ending, Reclaim
 from streaq.task import task_context
 from streaq.types import StreaqError, TaskContext
-from streaq.wire import Codec, decode_headers, make_record, one_line
+from streaq.wire import Codec, make_record, one_line
 
 logger = logging.getLogger("streaq")
 
 
-_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 Call: TypeAlias = tuple[tuple[Any, ...], Mapping[str, Any]]
 """What a function is called with."""
 
@@ -85,36 +84,10 @@ class Finished(NamedTuple):
     lease: Lease
     settle: Settle | None
     """None when the lease was lost."""
-    counter: str
-    """Which of the worker's counters it adds to."""
+    outcome: Outcome
     ending: Ending | None
     """None when nobody listens."""
     duration_s: float
-
-
-_STATUS: dict[type[Outcome], Status] = {
-    Succeeded: "success",
-    Failed: "failed",
-    Retried: "retried",
-    Aborted: "aborted",
-    Returned: "returned",
-    Forfeited: "failed",
-}
-
-_COUNTER: dict[type[Outcome], str] = {
-    Succeeded: "completed",
-    Failed: "failed",
-    Retried: "retried",
-    Aborted: "aborted",
-    Returned: "relinquished",
-    Forfeited: "fenced",
-}
-
-_REASON: dict[type[Outcome], str] = {
-    Succeeded: "ok",
-    Returned: "shutdown",
-    Forfeited: "lost",
-}
 
 
 class Attempts:
@@ -134,9 +107,9 @@ class Attempts:
     ) -> None:
         self._codec = codec
         self._hooks = hooks
-        self._queue = queue
         self._worker_id = worker_id
         self._finished = finished
+        self._events = Events(queue, worker_id)
         self._enter = hooks.on_enter
         # The backend's own class: anyio.CancelScope looks for it anew each time it is called.
         self._new_scope = type(anyio.CancelScope())
@@ -169,10 +142,10 @@ class Attempts:
                 lease.attempt.mark.end = None  # it may say something else
         ending = None
         if self._observed and (lease.attempt is not None or type(outcome) is not Succeeded):
-            ending = self._told(lease, outcome, duration_s)
+            ending = self._events.end(lease, outcome, duration_s)
             duration_s = ending.duration_s
         lease.task = None  # its context refers to the lease: a cycle
-        fields = (lease, settle, _COUNTER[type(outcome)], ending, duration_s)
+        fields = (lease, settle, outcome, ending, duration_s)
         self._finished(new_tuple(Finished, fields))
 
     async def _outcome(self, lease: Lease, began: float) -> Outcome:
@@ -181,18 +154,30 @@ class Attempts:
         try:
             lease.call = await self._decode(claimed)
         except StreaqError as e:
-            if self._observed:
-                self._announce(lease, start=False)
+            self._tell_reclaim(lease)
             return Failed(e, "undecodable")
-        if not hooks.watching and not claimed.lost_worker:
+        if claimed.lost_worker:
+            self._tell_reclaim(lease)
+        if not hooks.watching:
             return await self._invoke(lease)
-        attempt = self._announce(lease, start=True)
+        attempt = lease.attempt = lease.attempt or self._events.attempt(lease)
+        if hooks.on_start:
+            hooks.emit(hooks.on_start, attempt)
         if not hooks.around_attempt:
             return await self._invoke(lease)
         with hooks.around(hooks.around_attempt, attempt):
             outcome = await self._invoke(lease)
-            attempt.mark.end = self._ending(attempt, outcome, time.monotonic() - began)
+            duration_s = time.monotonic() - began
+            attempt.mark.end = self._events.ending(attempt, outcome, duration_s)
         return outcome
+
+    def _tell_reclaim(self, lease: Lease) -> None:
+        lost_worker = lease.claimed.lost_worker
+        if lost_worker and self._hooks.on_reclaim:
+            attempt = self._events.attempt(lease)
+            if self._hooks.watching:
+                lease.attempt = attempt
+            self._hooks.emit(self._hooks.on_reclaim, Reclaim(attempt, lost_worker))
 
     async def _decode(self, claimed: Claimed) -> Call:
         call = await self._codec.load_call(claimed.fn, claimed.args)
@@ -243,52 +228,6 @@ class Attempts:
         if isinstance(error, asyncio.CancelledError) and _asyncio_cancels():
             return Cause.SHUTDOWN  # somebody tears the event loop down
         return None
-
-    def _announce(self, lease: Lease, *, start: bool) -> Attempt:
-        """Tell hooks that an attempt begins."""
-        hooks, lost_worker = self._hooks, lease.claimed.lost_worker
-        lease.attempt = attempt = self._attempt(lease)
-        if lost_worker and hooks.on_reclaim:
-            hooks.emit(hooks.on_reclaim, Reclaim(attempt, lost_worker))
-        if start and hooks.on_start:
-            hooks.emit(hooks.on_start, attempt)
-        return attempt
-
-    def _attempt(self, lease: Lease) -> Attempt:
-        c = lease.claimed
-        return new_tuple(Attempt, (
-            self._queue, c.fn, c.task_id, c.priority, cast("Kind", c.kind), c.try_number,
-            lease.function.policy.max_tries, self._worker_id, c.created_ms, c.due_ms,
-            int(c.message_id.partition(b"-")[0]), c.started_ms,
-            decode_headers(c.headers) if c.headers else _NO_HEADERS, c.previous,
-            tuple(c.links.split()) if c.links else (), lease.function.silent, *lease.call, Mark(),
-            c.first_due_ms,
-        ))  # fmt: skip
-
-    def _told(self, lease: Lease, outcome: Outcome, duration_s: float) -> Ending:
-        """What hooks are to be told once the settle has committed."""
-        attempt = lease.attempt or self._attempt(lease)
-        ending = attempt.mark.end or self._ending(attempt, outcome, duration_s)
-        # It refers to the attempt: a cycle, which only the garbage collector would free.
-        attempt.mark.end = None
-        return ending
-
-    def _ending(self, attempt: Attempt, outcome: Outcome, duration_s: float) -> Ending:
-        finished_ms = attempt.started_ms + round(duration_s * 1000)
-        if isinstance(outcome, Succeeded):
-            value = outcome.value
-            fields = (attempt, "success", "ok", None, finished_ms, duration_s, 0, value)
-            return new_tuple(Ending, fields)
-        error = None if isinstance(outcome, Returned | Forfeited) else outcome.error
-        retry_due_ms = 0
-        if isinstance(outcome, Retried):
-            relative = outcome.when.startswith("+")
-            retry_due_ms = int(outcome.when) + (finished_ms if relative else 0)
-        status = _STATUS[type(outcome)]
-        if isinstance(outcome, Failed) and outcome.reason == "undecodable":
-            status = "refused"
-        reason = _REASON.get(type(outcome)) or getattr(outcome, "reason", "")
-        return Ending(attempt, status, reason, error, finished_ms, duration_s, retry_due_ms, None)
 
     async def _settle(self, lease: Lease, outcome: Outcome, duration_s: float) -> Settle | None:
         """The outcome as the exchange takes it."""
@@ -346,7 +285,7 @@ def never_began(lease: Lease) -> Finished:
         c.task_id, c.message_id, c.priority, c.try_number, "return", b"", "", "", "",
         lease.function.flags,
     )  # fmt: skip
-    return Finished(lease, settle, _COUNTER[Returned], None, 0.0)
+    return Finished(lease, settle, Returned(), None, 0.0)
 
 
 def _asyncio_cancels() -> bool:

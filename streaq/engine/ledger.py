@@ -11,6 +11,16 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from streaq.broker.exchange import FENCED
+from streaq.engine.outcome import (
+    Aborted,
+    Failed,
+    Forfeited,
+    Outcome,
+    Retried,
+    Returned,
+    Succeeded,
+)
+from streaq.engine.telling import Events
 from streaq.events import tell_changes, tell_refused
 from streaq.hooks import Fence, Starts, Successes
 
@@ -20,6 +30,15 @@ if TYPE_CHECKING:
     from streaq.engine.attempt import Finished, Lease
     from streaq.engine.lanes import Lane
     from streaq.hooks import Dispatcher, Slot
+
+
+_COUNTER: dict[type[Outcome], str] = {
+    Failed: "failed",
+    Retried: "retried",
+    Aborted: "aborted",
+    Returned: "relinquished",
+    Forfeited: "fenced",
+}
 
 
 class Ledger:
@@ -34,6 +53,7 @@ class Ledger:
         self._queue = queue
         self._worker_id = worker_id
         self._waiting: deque[tuple[Callable[[Any, Any], None], object, object]] = deque()
+        self._events = Events(queue, worker_id)
         self._tallies = bool(hooks.on_starts or hooks.on_successes)
         self._slots: dict[str, Slot] = {
             "success": hooks.on_finish,
@@ -61,28 +81,28 @@ class Ledger:
             lease.overdue_s = waited_s if c.try_number == 1 else overdue_s(c)
         if slot := self._hooks.on_starts:
             for lane, waits_s in waits.items():
-                self._waiting.append((self._emit, slot, Starts(lane.name, waits_s)))
+                self._waiting.append((self._emit, slot, Starts(lane.name, tuple(waits_s))))
 
     def settled(self, finished: Iterable[Finished], codes: Iterable[int]) -> None:
         """The answer to settles: committed, or refused because the lease was lost."""
         slots = self._slots
         successes: defaultdict[Lane, list[Finished]] = defaultdict(list)
         for end, code in zip(finished, codes, strict=True):
-            lease, _, counter, ending, _ = end
             if code == FENCED:
                 self.fenced(end)
                 continue
-            if counter == "completed":
+            lease, _, outcome, ending, _ = end
+            if type(outcome) is Succeeded:
                 successes[lease.lane].append(end)
             else:
-                self._count(counter)
+                self._count(_COUNTER[type(outcome)])
             if ending is not None and (slot := slots[ending.status]):
                 self._waiting.append((self._emit, slot, ending))
         for lane, ends in successes.items():
             self._count("completed", len(ends))
             if slot := self._hooks.on_successes:
-                durations_s = [end.duration_s for end in ends]
-                totals_s = [end.lease.overdue_s + end.duration_s for end in ends]
+                durations_s = tuple([end.duration_s for end in ends])
+                totals_s = tuple([end.lease.overdue_s + end.duration_s for end in ends])
                 event = Successes(lane.name, durations_s, totals_s)
                 self._waiting.append((self._emit, slot, event))
 
@@ -98,9 +118,13 @@ class Ledger:
     def fenced(self, finished: Finished) -> None:
         """A settle that changed nothing, or an attempt whose lease was lost before it ended."""
         self._count("fenced")
-        if self._hooks.on_fenced and finished.ending is not None:
-            event = Fence(finished.ending)
-            self._waiting.append((self._emit, self._hooks.on_fenced, event))
+        if not self._hooks.on_fenced:
+            return
+        lease, _, outcome, ending, duration_s = finished
+        if ending is None and type(outcome) is Succeeded:  # nobody watched, and it was well
+            ending = self._events.end(lease, outcome, duration_s)
+        if ending is not None:
+            self._waiting.append((self._emit, self._hooks.on_fenced, Fence(ending)))
 
     @property
     def has_news(self) -> bool:

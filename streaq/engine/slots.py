@@ -62,6 +62,7 @@ class Slots:
         if before := self.running.get(task_id):
             before.cancel(Cause.LOST)  # this process was paused, and reclaimed from itself
         if not self.draining:
+            self.running.pop(task_id, None)  # the oldest is the first
             self.running[task_id] = lease
         return not self.draining
 

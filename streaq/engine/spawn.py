@@ -17,23 +17,28 @@ from streaq.broker.portal import current_backend
 from streaq.engine.attempt import Lease
 
 Run: TypeAlias = Callable[[Lease], Coroutine[Any, Any, None]]
-Spawn: TypeAlias = Callable[[Lease], None]
+Spawn: TypeAlias = Callable[[Lease], object]
 
 
 @asynccontextmanager
 async def open_spawner(run: Run) -> AsyncGenerator[Spawn]:
     """What starts ``run(lease)`` beside the caller. On asyncio the lease keeps its task alive."""
     if current_backend() == "asyncio":
-        create_task = asyncio.get_running_loop().create_task
+        loop = asyncio.get_running_loop()
 
         def spawn(lease: Lease) -> None:
+            # A task takes a copy of the context that is current here.
             context = lease.lane.context
             if context is None:
-                lease.task = create_task(run(lease))
+                lease.task = loop.create_task(run(lease))
             else:
-                lease.task = create_task(run(lease), context=context.copy())
+                lease.task = context.run(loop.create_task, run(lease))
 
-        yield spawn
+        if loop.get_task_factory() is None:
+            yield spawn
+        else:
+            # An eager one runs the body at once; hooks are to hear first that it begins.
+            yield lambda lease: loop.call_soon(spawn, lease)
         return
     async with anyio.create_task_group() as group:
 
@@ -44,7 +49,6 @@ async def open_spawner(run: Run) -> AsyncGenerator[Spawn]:
                 await run(lease)
 
         def spawn_in_group(lease: Lease) -> None:
-            # Trio gives each task a copy of the context that is current here.
             context = lease.lane.context
             if context is None:
                 group.start_soon(run_shielded, lease)

@@ -294,8 +294,12 @@ class MetricsHook(Hook):
 
     def on_fenced(self, e: Fence) -> None:
         """Count an attempt whose end did not count."""
-        status = e.ending.status
-        row = self._end(e.ending, "failed" if status == "refused" else status)
+        a = e.ending.attempt
+        if e.ending.status == "refused":  # its arguments could not be decoded
+            row = self._row(a.task, a.priority)
+            self._cells[row.running] -= 1.0
+        else:
+            row = self._end(e.ending, e.ending.status)
         self._add(row, names.TASKS_FENCED)
 
     def on_reclaim(self, e: Reclaim) -> None:
@@ -317,8 +321,10 @@ class MetricsHook(Hook):
             self._on_ready()
 
     def on_worker_stop(self, e: WorkerEvent) -> None:
-        """A stopped worker can do nothing."""
+        """A stopped worker can do nothing, and runs nothing: what it gave up is not told."""
         self._cells[self._concurrency] = 0
+        for row in self._rows.values():
+            self._cells[row.running] = 0
 
     def on_redis_call(self, e: RedisCall) -> None:
         """Observe one call to Redis."""

@@ -125,7 +125,7 @@ TASKS_ENQUEUED = Metric(
 TASKS_STARTED = Metric(
     "streaq_tasks_started_total",
     "counter",
-    "Attempts started, retries included.",
+    "Attempts started, retries included, and those whose arguments could not be decoded.",
     PER_TASK,
 )
 TASKS_FINISHED = Metric(

@@ -6,6 +6,7 @@ without ``_total`` and ``_seconds``, which exporters to Prometheus add again.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from streaq.hooks import (
@@ -19,6 +20,7 @@ from streaq.hooks import (
     RedisCall,
     Starts,
     Successes,
+    WorkerEvent,
 )
 from streaq.telemetry import names
 from streaq.telemetry.metrics import Capped, to_end_s
@@ -70,6 +72,7 @@ class OtelMetricsHook(Hook):
         self._queue = queue
         self._task_name = Capped(max_task_names, "task")
         self._exception_name = Capped(max_exception_names, "exception")
+        self._running: Counter[tuple[str, str]] = Counter()
         self._counters = {
             metric.name: meter.create_counter(instrument_name(metric), description=metric.help)
             for metric in _COUNTERS
@@ -119,7 +122,7 @@ class OtelMetricsHook(Hook):
     def on_starts(self, e: Starts) -> None:
         """Count attempts, and observe how long they waited."""
         labels = self._labels(e.lane.task, e.lane.priority)
-        self._gauge.add(len(e.waits_s), labels)
+        self._run(len(e.waits_s), e.lane.task, e.lane.priority)
         self._count(names.TASKS_STARTED, labels, len(e.waits_s))
         for waited_s in e.waits_s:
             self._observe(names.TASK_QUEUE_WAIT, waited_s, labels)
@@ -128,7 +131,7 @@ class OtelMetricsHook(Hook):
         """Count tasks that succeeded by being run."""
         labels = self._labels(e.lane.task, e.lane.priority)
         done = {**labels, "status": "success"}
-        self._gauge.add(-len(e.durations_s), labels)
+        self._run(-len(e.durations_s), e.lane.task, e.lane.priority)
         self._count(names.TASKS_FINISHED, done, len(e.durations_s))
         for duration_s, total_s in zip(e.durations_s, e.totals_s, strict=True):
             self._observe(names.TASK_DURATION, duration_s, done)
@@ -138,9 +141,15 @@ class OtelMetricsHook(Hook):
         a = e.attempt
         labels = self._labels(a.task, a.priority)
         if a.started_ms:
-            self._gauge.add(-1, labels)
-            self._observe(names.TASK_DURATION, e.duration_s, {**labels, "status": status})
+            self._run(-1, a.task, a.priority)
+            if status != "refused":  # then its arguments could not be decoded
+                self._observe(names.TASK_DURATION, e.duration_s, {**labels, "status": status})
         return labels
+
+    def _run(self, more: int, task: str, priority: str) -> None:
+        """So many more attempts run now."""
+        self._running[task, priority] += more
+        self._gauge.add(more, self._labels(task, priority))
 
     def _done(self, e: Ending, status: str) -> dict[str, str]:
         labels = self._ended(e, status)
@@ -156,8 +165,8 @@ class OtelMetricsHook(Hook):
 
     def on_fail(self, e: Ending) -> None:
         """Count a task that failed for good, and its exception."""
-        exception = self._exception_name(type(e.error).__name__ if e.error else e.reason)
-        self._count(names.TASKS_FAILED, {**self._done(e, "failed"), "exception": exception})
+        labels = self._done(e, "failed")
+        self._count(names.TASKS_FAILED, {**labels, "exception": self._exception_of(e)})
 
     def on_retry(self, e: Ending) -> None:
         """Count an attempt that another follows."""
@@ -173,12 +182,15 @@ class OtelMetricsHook(Hook):
 
     def on_refuse(self, e: Ending) -> None:
         """Count a task that ended without its body being run."""
-        labels = self._labels(e.attempt.task, e.attempt.priority)
-        if e.attempt.started_ms:  # its arguments could not be decoded
-            self._gauge.add(-1, labels)
-        status = "expired" if e.reason == "expired" else "failed"
+        labels = self._ended(e, e.status)
+        expired = e.reason == "expired"
         self._count(names.TASKS_REFUSED, {**labels, "reason": e.reason})
-        self._count(names.TASKS_FINISHED, {**labels, "status": status})
+        self._count(names.TASKS_FINISHED, {**labels, "status": "expired" if expired else "failed"})
+        if not expired:
+            self._count(names.TASKS_FAILED, {**labels, "exception": self._exception_of(e)})
+
+    def _exception_of(self, e: Ending) -> str:
+        return self._exception_name(type(e.error).__name__ if e.error is not None else e.reason)
 
     def on_fenced(self, e: Fence) -> None:
         """Count an attempt whose end did not count."""
@@ -188,6 +200,11 @@ class OtelMetricsHook(Hook):
         """Count an attempt taken over from a lost worker."""
         labels = self._labels(e.attempt.task, e.attempt.priority)
         self._count(names.TASKS_RECLAIMED, labels)
+
+    def on_worker_stop(self, e: WorkerEvent) -> None:
+        """What a worker gave up runs no more either, and is not told."""
+        for (task, priority), running in list(self._running.items()):
+            self._run(-running, task, priority)
 
     def on_redis_call(self, e: RedisCall) -> None:
         """Observe one call to Redis."""

@@ -9,6 +9,7 @@ from streaq.broker.connection import Backoff
 from streaq.broker.exchange import Claimed, End
 from streaq.engine.attempt import Finished, Lease
 from streaq.engine.health import Health
+from streaq.engine.outcome import Succeeded
 from streaq.engine.pump import Pump
 from streaq.hooks import Dispatcher
 
@@ -39,4 +40,4 @@ def finished(lease: Lease, *, lost: bool = False) -> Finished:
     """The attempt succeeded, or ended after its lease was lost."""
     c = lease.claimed
     end = End(c.task_id, c.message_id, c.priority, c.try_number, "0", "", b"")
-    return Finished(lease, None if lost else end, "completed", None, 0.0)
+    return Finished(lease, None if lost else end, Succeeded(None, b""), None, 0.0)

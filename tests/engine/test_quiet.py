@@ -4,8 +4,10 @@ context variables set them all the same, and what does not succeed is told as ev
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import Counter
+from collections.abc import Coroutine
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from typing import Any
@@ -23,11 +25,15 @@ from streaq.hooks import (
     Dispatcher,
     Ending,
     Entry,
+    Fence,
     Lane,
     Reclaim,
     Starts,
     Successes,
 )
+from streaq.telemetry import names
+from streaq.telemetry.cells import LocalStore
+from streaq.telemetry.metrics import MetricsHook
 from tests.support import MakeWorker, running, until
 
 pytestmark = pytest.mark.anyio
@@ -242,6 +248,85 @@ async def test_a_reclaim_is_told_of_an_attempt_that_nobody_watches(
     assert event.lost_worker == "dead"
 
 
+async def test_a_reclaim_is_all_that_is_told_of_a_quiet_attempt(make_worker: MakeWorker) -> None:
+    class Reclaims(Quiet):
+        reclaimed = 0
+
+        def on_reclaim(self, e: Reclaim) -> None:
+            self.reclaimed += 1
+
+    hook = Reclaims()
+    worker = make_worker(idle_timeout=0.2, hooks=[hook])
+
+    @worker.task(name="t")
+    async def t() -> None: ...
+
+    async with worker:
+        task = await t.enqueue()
+        await claim_and_vanish(worker, "dead")
+        async with running(worker):
+            await task.result(10)
+            await until(lambda: worker.counters == {"completed": 1})
+    assert hook.reclaimed == 1
+    assert (hook.started, hook.entered, hook.ended) == ([], [], [])
+
+
+async def test_a_success_that_is_fenced_is_told(
+    make_worker: MakeWorker, redis_client: redis.Redis, queue: str
+) -> None:
+    """Its worker stood still, and another has the task: nothing says so but the settle."""
+    fenced: list[Fence] = []
+
+    class Fences(Quiet):
+        def on_fenced(self, e: Fence) -> None:
+            fenced.append(e)
+
+    hook, tally, store = Fences(), Tally(), LocalStore()
+    metrics = MetricsHook(store, queue)
+    worker = make_worker(hooks=[hook, tally, metrics], idle_timeout=0.2)
+
+    @worker.task(name="t")
+    async def t(x: int) -> int:
+        if t.context.tries == 1:
+            redis_client.hset(Keys(queue).task(t.context.task_id), "who", "another")
+        return x + 1
+
+    async with worker:
+        task = await t.enqueue(4)
+        async with running(worker):
+            await until(lambda: bool(fenced))
+            assert (await task.result(10)).tries == 2
+            await until(lambda: tally.done.total() == 1)
+    [event] = fenced
+    assert (event.ending.attempt.task_id, event.ending.attempt.args) == (task.id, (4,))
+    assert (event.ending.status, event.ending.result) == ("success", 5)
+    assert event.ending.duration_s > 0
+    assert worker.counters == {"fenced": 1, "completed": 1}
+    assert (hook.ended, tally.begun.total()) == ([], 2)
+    values = {b.metric.name: b.values[0] for b in store.blocks() if not b.metric.buckets}
+    assert values[names.TASKS_FENCED.name] == 1
+    assert values[names.TASKS_RUNNING.name] == 0
+
+
+async def test_headers_that_nobody_can_read_stall_no_worker(
+    make_worker: MakeWorker, redis_client: redis.Redis, queue: str
+) -> None:
+    hook = Quiet()
+    worker = make_worker(hooks=[hook])
+
+    @worker.task(name="t")
+    async def t() -> None:
+        raise ValueError("mine")
+
+    async with worker:
+        task = await t.enqueue()
+        redis_client.hset(Keys(queue).task(task.id), "head", b"[" * 200_000)
+        async with running(worker):
+            assert str((await task.result(3)).exception) == "mine"
+            await until(lambda: bool(hook.ended))
+    assert hook.ended[0].attempt.headers == {}
+
+
 class Names(Hook):
     """Sets a variable for the lane, and one for the attempt."""
 
@@ -348,6 +433,40 @@ async def test_the_oldest_that_runs_is_known_and_gone_when_it_ends(
         go[2].set()
         await second.result(3)
         await until(lambda: health.oldest_running_s == 0)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_task_factory_of_the_old_kind(make_worker: MakeWorker) -> None:
+    """It takes a loop and a coroutine; and one that runs tasks at once runs none before it is
+    told that they begin.
+    """
+    told: list[str] = []
+
+    class Begun(Names):
+        def on_starts(self, e: Starts) -> None:
+            told.append("begins")
+
+    def factory(
+        loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, Any]
+    ) -> asyncio.Task[Any]:
+        return asyncio.Task(coro, loop=loop)
+
+    worker = make_worker(hooks=[Begun()])
+
+    @worker.task(name="t")
+    async def t() -> str:
+        told.append("runs")
+        return LANE.get() + TASK.get()
+
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(factory)
+    try:
+        async with worker, running(worker):
+            task = await t.enqueue()
+            assert (await task.result(3)).result == f"t/normal{task.id}/1"
+    finally:
+        loop.set_task_factory(None)
+    assert told == ["begins", "runs"]
 
 
 async def claim_and_vanish(worker: Worker[Any], name: str) -> None:

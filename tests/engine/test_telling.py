@@ -15,6 +15,7 @@ import pytest
 from streaq.broker.exchange import SETTLED
 from streaq.engine.attempt import Finished
 from streaq.engine.ledger import Ledger
+from streaq.engine.outcome import Succeeded
 from streaq.hooks import Attempt, Dispatcher, Ending, Hook, WorkerEvent
 from tests.support import MakeWorker, running, until
 from tests.telemetry.events import attempt, ending
@@ -111,7 +112,7 @@ def test_what_cannot_be_told_takes_nothing_else_along() -> None:
     ledger = Ledger({}, Dispatcher([Worse()]), "q", "w")
     lease: Any = SimpleNamespace(lane=None)
     ends = [ending(attempt(task_id=str(number))) for number in range(3)]
-    finished = [Finished(lease, None, "completed", end, 0.0) for end in ends]
+    finished = [Finished(lease, None, Succeeded(None, b""), end, 0.0) for end in ends]
     ledger.settled(finished, [SETTLED] * 3)
     with pytest.raises(KeyboardInterrupt):
         ledger.tell()

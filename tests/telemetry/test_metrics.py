@@ -213,6 +213,22 @@ def test_a_fenced_attempt_ends_nothing_but_runs_no_more(bench: Bench) -> None:
     assert bench.series(names.TASKS_FINISHED) == {}
 
 
+def test_a_worker_that_stopped_runs_nothing(bench: Bench) -> None:
+    """It gave up on Redis: the ends of what it ran are told to nobody."""
+    bench.start(attempt(), attempt())
+    bench.hook.on_worker_stop(WorkerEvent("shop", "w1", 4, (), (), "", "asyncio"))
+    assert bench.value(names.TASKS_RUNNING, *ROW) == 0
+
+
+def test_a_fenced_attempt_that_could_not_be_decoded(bench: Bench) -> None:
+    a = attempt()
+    bench.start(a)
+    bench.hook.on_fenced(Fence(ending(a, "refused", "undecodable", ValueError())))
+    assert bench.value(names.TASKS_FENCED, *ROW) == 1
+    assert bench.value(names.TASKS_RUNNING, *ROW) == 0
+    assert bench.series(names.TASK_DURATION) == {}
+
+
 def test_a_reclaim(bench: Bench) -> None:
     bench.hook.on_reclaim(Reclaim(attempt(), "w0"))
     assert bench.value(names.TASKS_RECLAIMED, *ROW) == 1

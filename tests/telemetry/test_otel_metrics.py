@@ -9,10 +9,12 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from prometheus_client import CollectorRegistry
 
-from streaq.hooks import Cron, Dispatcher, Due, Fence, Reclaim, RedisCall
+from streaq.hooks import Cron, Dispatcher, Due, Fence, Reclaim, RedisCall, WorkerEvent
 from streaq.telemetry import Telemetry, names
 from streaq.telemetry.otel_metrics import instrument_name
-from tests.telemetry.events import attempt, ending, enqueue
+from tests.telemetry.events import attempt, ending, enqueue, starts, successes
+
+WORKER = WorkerEvent("shop", "w", 4, (), (), "", "asyncio")
 
 
 def points(reader: InMemoryMetricReader) -> dict[str, dict[tuple[tuple[str, Any], ...], Any]]:
@@ -29,18 +31,7 @@ def points(reader: InMemoryMetricReader) -> dict[str, dict[tuple[tuple[str, Any]
     return found
 
 
-def test_both_count_the_same() -> None:
-    reader = InMemoryMetricReader()
-    registry = CollectorRegistry()
-    telemetry = Telemetry(
-        registry=registry,
-        meter_provider=MeterProvider(metric_readers=[reader]),
-        traces=False,
-        logs=False,
-        max_task_names=2,
-    )
-    hooks = Dispatcher(telemetry.hooks(queue="shop", client_id="w"))
-
+def tell_of_everything(hooks: Dispatcher) -> None:
     def tell(slot: str, event: object) -> None:
         hooks.emit(getattr(hooks, slot), event)
 
@@ -56,15 +47,44 @@ def test_both_count_the_same() -> None:
         ("on_return", "returned", "shutdown"),
     ):
         a = attempt()
-        tell("on_start", a)
-        tell(slot, ending(a, status, reason, KeyError()))  # type: ignore[arg-type]
+        end = ending(a, status, reason, KeyError())  # type: ignore[arg-type]
+        tell("on_starts", starts(a))
+        tell(slot, end)
+        if status == "success":
+            tell("on_successes", successes(end))
+    for slot, kind in (("on_refuse", lambda e: e), ("on_fenced", Fence)):
+        a = attempt()
+        tell("on_starts", starts(a))
+        tell(slot, kind(ending(a, "refused", "undecodable", KeyError())))
     tell("on_refuse", ending(attempt("third", started_ms=0), "refused", "expired"))
-    tell("on_fenced", Fence(ending(attempt())))
+    a = attempt()
+    tell("on_starts", starts(a))
+    tell("on_fenced", Fence(ending(a)))
     tell("on_reclaim", Reclaim(attempt(), "w0"))
     tell("on_redis_call", RedisCall("exchange", 0.003, "TimeoutError"))
-    tell("on_start", attempt())
+    tell("on_starts", starts(attempt()))
+    tell("on_worker_start", WORKER)
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_both_count_the_same(stopped: bool) -> None:
+    reader = InMemoryMetricReader()
+    registry = CollectorRegistry()
+    telemetry = Telemetry(
+        registry=registry,
+        meter_provider=MeterProvider(metric_readers=[reader]),
+        traces=False,
+        logs=False,
+        max_task_names=2,
+    )
+    hooks = Dispatcher(telemetry.hooks(queue="shop", client_id="w"))
+    tell_of_everything(hooks)
+    if stopped:
+        hooks.emit(hooks.on_worker_stop, WORKER)
 
     found = points(reader)
+    running = found[instrument_name(names.TASKS_RUNNING)]
+    assert [point.value for point in running.values()] == [0 if stopped else 1]
     compared = 0
     for family in registry.collect():
         for sample in family.samples:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import redis
 
-from streaq import StreaqError, Worker
+from streaq import StreaqError, StreaqRetry, Worker
 from streaq.broker.keys import Keys
 from streaq.task import AsyncRegisteredTask
 from tests.support import MakeWorker, running
@@ -424,3 +424,20 @@ def test_what_cannot_be_a_task() -> None:
     with pytest.raises(StreaqError, match="give it another with name="):
         register(nameless)
     assert register(name="named")(nameless).fn_name == "named"
+
+
+@pytest.mark.parametrize("how", ["fail", "retry"])
+async def test_an_error_that_says_what_cannot_be_encoded(worker: Worker[Any], how: str) -> None:
+    """Half of a character: the worker that ran into it goes on, and so does the task."""
+
+    @worker.task(name="half", max_tries=2)
+    async def half() -> None:
+        if how == "fail":
+            raise ValueError("\udc80 is no text")
+        raise StreaqRetry("\udc80 is no text", delay=0)
+
+    async with worker, running(worker):
+        result = await (await half.enqueue()).result(5)
+    assert type(result.exception) is (ValueError if how == "fail" else StreaqRetry)
+    assert result.tries == (1 if how == "fail" else 2)
+    assert "is no text" in str(result.exception)

@@ -15,15 +15,15 @@ local week = 7 * 86400000
 
 local known = redis.call('HMGET', key, 'tab', 'last')
 local last = known[1] == tab and known[2] or nil
-if not last then
-  -- A new job, or a new timetable: nothing before this moment was missed.
-  last = int(due > 0 and due - 1 or now)
-  redis.call('HSET', key, 'tab', tab, 'last', last)
-end
-
+-- A new job, or a new timetable: nothing before this moment was missed.
+local began = not last
+last = last or int(due > 0 and due - 1 or now)
 -- A worker that stood still counts what others have fired meanwhile.
 if due > tonumber(last) and tonumber(missed) > 0 and tonumber(last) > tonumber(ARGV[11]) then
   return { now_text, 2, last, redis.call('HGET', key, 'missed') or '0' }
+end
+if began then
+  redis.call('HSET', key, 'tab', tab, 'last', last)
 end
 
 local made = 0
