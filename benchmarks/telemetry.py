@@ -114,8 +114,9 @@ def measure(book: Book, runs: int, n: int = N, *, ways: Sequence[str] = tuple(WA
         venvs.ensure(environment)
     cells = {way: book.fresh(COST, WAYS[way].name) for way in ways}
     with otlp_sink(wanted=True) as url:
-        for _ in range(runs):
-            for way, cell in cells.items():
+        for turn in range(runs):
+            # Forth and back, so that none always follows the same one.
+            for way, cell in list(cells.items())[:: -1 if turn % 2 else 1]:
                 take(cell, n, lambda way=way: drain(WAYS[way], n, url))
                 book.save()
         if FULL in ways:
