@@ -155,7 +155,8 @@ class Queries:
         try:
             return await self._info(seen)
         except StreaqError as e:
-            logger.warning("task %s is listed without its arguments: %s", seen.task_id, e)
+            why = e.brief or e
+            logger.warning("task %s is listed without its arguments: %s", seen.task_id, why)
             return self._info_with(seen, (), {})
 
     async def _info(self, seen: Seen) -> TaskInfo:

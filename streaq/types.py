@@ -25,6 +25,11 @@ I_contra = TypeVar("I_contra", contravariant=True)
 class StreaqError(Exception):
     """Base class of every error that streaq raises itself."""
 
+    brief: str = ""
+    """The message without what it quotes of arguments and results, for logs; empty when it quotes
+    nothing.
+    """
+
 
 class StreaqCancelled(StreaqError):
     """The task was aborted. Raising it inside a task aborts that task."""

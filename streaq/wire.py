@@ -176,11 +176,27 @@ def _decode_headers(raw: bytes) -> tuple[tuple[str, str], ...]:
     return tuple((name, value) for name, value in pairs if isinstance(value, str))
 
 
+def text_of(error: BaseException) -> str:
+    """The message of an exception, whatever its class makes of that."""
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - a user's class may raise what it likes
+        return "(it has no text: its __str__ raised)"
+
+
 def one_line(error: BaseException, limit: int = 500) -> str:
     """An exception as one line of text that can be encoded: its class and message."""
-    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    said = text_of(error)
+    text = f"{type(error).__name__}: {said}" if said else type(error).__name__
     line = " ".join(text.split())[:limit]
     return line.encode(errors="backslashreplace").decode()  # half characters, else unsendable
+
+
+def _quoting(what: str, cause: Exception) -> StreaqError:
+    """An error whose message has the serializer's in it, and so perhaps values."""
+    error = StreaqError(f"{what}: {one_line(cause)}")
+    error.brief = f"{what}: {type(cause).__name__}"
+    return error
 
 
 class Codec:
@@ -219,7 +235,7 @@ class Codec:
             if type(out) is not bytes and isawaitable(out):
                 out = await out
         except Exception as e:
-            raise StreaqError(f"Can't serialise {purpose}: {one_line(e)}") from e
+            raise _quoting(f"Can't serialise {purpose}", e) from e
         raw = out.encode() if isinstance(out, str) else bytes(out)
         if self._max_bytes is not None and len(raw) > self._max_bytes:
             raise StreaqError(
@@ -242,7 +258,7 @@ class Codec:
             if self._reads_later and isawaitable(value):
                 value = await value
         except Exception as e:
-            raise StreaqError(f"Can't read {purpose}: {one_line(e)}") from e
+            raise _quoting(f"Can't read {purpose}", e) from e
         return value
 
     def _sign(self, raw: bytes, purpose: str) -> bytes:

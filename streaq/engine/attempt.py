@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
@@ -134,8 +135,15 @@ class Attempts:
             outcome = await self._outcome(lease, began)
             duration_s = time.monotonic() - began
             settle = await self._settle(lease, outcome, duration_s)
-        except Exception as e:
-            logger.exception("attempt of %s failed in the engine itself", lease.claimed.task_id)
+        except Exception as e:  # noqa: BLE001 - whatever it is, the task ends
+            # Without the message, which may quote what was passed to the task.
+            where = "".join(traceback.format_tb(e.__traceback__))
+            logger.error(  # noqa: TRY400 - see above
+                "attempt of %s failed in the engine itself: %s\n%s",
+                lease.claimed.task_id,
+                type(e).__name__,
+                where,
+            )
             outcome, duration_s = Failed(e), time.monotonic() - began
             settle = self._end(lease, "failed", "error", duration_s, b"", one_line(e))
             if lease.attempt is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -10,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from streaq.telemetry.cells import LocalStore
+from streaq.telemetry.checks import check_settings, wrong_telemetry
 from streaq.telemetry.collector import blocks_of, collector_for
 from streaq.telemetry.context import ContextHook
+from streaq.telemetry.environment import ignored
 from streaq.telemetry.logs import LogRules, LogsHook
 from streaq.telemetry.metrics import MetricsHook
 from streaq.telemetry.propagation import Propagation, Rules
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
 
     from streaq.engine.health import Health
     from streaq.hooks import Hook
+
+logger = logging.getLogger("streaq")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +50,13 @@ class Telemetry:
     :param max_exception_names: the same for exception classes.
     :param registry: where the metrics appear; Prometheus' default registry by default.
     :param tracer_provider: instead of the process' global one.
-    :param meter_provider: record OpenTelemetry metrics there too, besides Prometheus'.
+    :param meter_provider: record OpenTelemetry metrics there too, besides Prometheus'; with
+        ``metrics=False`` neither.
     :param logger: a structlog logger for the lines, instead of ``streaq.events``.
     :param log_args: put the arguments of each attempt in ``task.started``.
     :param log_results: put the results in ``task.finished``.
-    :param log_errors: put the messages of exceptions in the lines, not just their class. A
-        message can quote what was passed to the task.
+    :param log_errors: put the messages of exceptions in the lines, not just their class. What
+        they quote of the arguments is masked unless ``log_args``; what they say else is not.
     :param log_limit: characters after which a logged value is cut.
     :raises StreaqError: for values that make no sense.
 
@@ -78,13 +84,7 @@ class Telemetry:
     log_limit: int = 500
 
     def __post_init__(self) -> None:
-        if self.propagation not in ("child", "link"):
-            raise StreaqError(
-                f"Telemetry(propagation={self.propagation!r}): it is 'child' or 'link'."
-            )
-        for name in ("max_task_names", "max_exception_names", "log_limit"):
-            if getattr(self, name) < 1:
-                raise StreaqError(f"Telemetry({name}={getattr(self, name)}): at least 1, please.")
+        check_settings(vars(self))
 
     def hooks(
         self,
@@ -108,7 +108,7 @@ class Telemetry:
             hooks.append(self._metrics_hook(queue, health))
         if tracing or logs:
             hooks.append(ScopeHook(tracing, logs))
-        if self.meter_provider is not None:
+        if self.metrics and self.meter_provider is not None:
             from streaq.telemetry.otel_metrics import OtelMetricsHook
 
             hooks.append(
@@ -168,9 +168,14 @@ def hooks_for(
     :param client_id: id of the worker.
     :param server_address: host and port of Redis (a socket has port 0), for spans.
     :param health: the worker's, for the lag of its event loop.
+    :raises StreaqError: ``telemetry`` is none of these.
     """
+    if not isinstance(telemetry, bool | Telemetry):
+        raise StreaqError(wrong_telemetry(telemetry))
     if not telemetry:
         return []
+    for problem in ignored():
+        logger.warning("%s It is ignored.", problem)
     settings = telemetry if isinstance(telemetry, Telemetry) else Telemetry()
     return settings.hooks(
         queue=queue, client_id=client_id, server_address=server_address, health=health

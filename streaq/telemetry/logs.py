@@ -2,7 +2,8 @@
 
 The lines go to the standard library's logger ``streaq.events``, so that the application's own
 configuration says where they end up. Arguments and results are never in them unless asked for,
-and a traceback is a list of places in the code, without the values of any variable.
+nor in the messages of exceptions that quote them, and a traceback is a list of places in the code,
+without the values of any variable.
 """
 
 from __future__ import annotations
@@ -25,12 +26,17 @@ from streaq.hooks import (
     RedisLink,
     WorkerEvent,
 )
+from streaq.telemetry.masking import masked
 from streaq.telemetry.names_logs import LOGGER
 from streaq.telemetry.propagation import ids
 from streaq.telemetry.records import Records
+from streaq.types import StreaqError
+from streaq.wire import text_of
 
 MAX_FRAMES = 20
 MAX_CAUSES = 5
+CUT = 500
+"""Characters at the end of a text that may be part of a longer value."""
 _ENGINE = str(Path(__file__).parents[1])
 
 DEBUG, INFO, WARNING, ERROR = (
@@ -74,7 +80,8 @@ class LogRules(NamedTuple):
 
     :param arguments: log the arguments of each attempt.
     :param results: log the results.
-    :param messages: log the messages of exceptions (they may quote what was passed).
+    :param messages: log the messages of exceptions, with what they quote of the arguments masked
+        unless ``arguments`` are logged.
     :param limit: characters after which a logged value is cut.
     """
 
@@ -159,7 +166,7 @@ class LogsHook(Hook):
         if self._enabled(WARNING) and not e.attempt.silent:
             fields = _ended(e)
             fields["retry_in_ms"] = max(0, e.retry_due_ms - e.finished_ms)
-            fields.update(self._error(e.error))
+            fields.update(self._error(e))
             self._write[WARNING]("task.retried", **fields)
 
     def on_return(self, e: Ending) -> None:
@@ -170,7 +177,7 @@ class LogsHook(Hook):
     def on_fail(self, e: Ending) -> None:
         """``task.failed``."""
         if self._enabled(ERROR) and not e.attempt.silent:
-            self._write[ERROR]("task.failed", **_ended(e), **self._error(e.error))
+            self._write[ERROR]("task.failed", **_ended(e), **self._error(e))
 
     def on_abort(self, e: Ending) -> None:
         """``task.aborted``."""
@@ -183,7 +190,7 @@ class LogsHook(Hook):
         if self._enabled(level) and not e.attempt.silent:
             fields = _attempt(e.attempt)
             fields["reason"] = e.reason
-            self._write[level]("task.refused", **fields, **self._error(e.error))
+            self._write[level]("task.refused", **fields, **self._error(e))
 
     def on_reclaim(self, e: Reclaim) -> None:
         """``task.reclaimed``."""
@@ -246,16 +253,32 @@ class LogsHook(Hook):
         limit = self._rules.limit
         return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"
 
-    def _error(self, error: BaseException | None) -> dict[str, Any]:
+    def _error(self, e: Ending) -> dict[str, Any]:
+        error = e.error
         if error is None:
             return {}
         fields: dict[str, Any] = {"error": type(error).__name__}
         if self._rules.messages:
-            fields["message"] = str(error)[: self._rules.limit]
+            fields["message"] = self._message(error, e.attempt)
         places = list(traceback_of(error))
         if places:
             fields["traceback"] = places
         return fields
+
+    def _message(self, error: BaseException, a: Attempt) -> str:
+        rules = self._rules
+        text = text_of(error)
+        if isinstance(error, StreaqError) and error.brief:
+            text = text if rules.arguments and rules.results else error.brief
+        elif not rules.arguments:
+            return self._masked(text, a)
+        return text[: rules.limit]
+
+    def _masked(self, text: str, a: Attempt) -> str:
+        limit = self._rules.limit
+        # More than is kept, so that nothing is cut in two before it is looked for.
+        covered = masked(text[: limit + CUT], a.args, a.kwargs)
+        return covered[:limit] if len(text) <= limit + CUT else covered[:-CUT][:limit]
 
 
 def _attempt(e: Attempt) -> dict[str, Any]:

@@ -1,0 +1,126 @@
+"""What was passed to a task is covered wherever the message of an error quotes it."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from enum import Enum
+from ipaddress import ip_address
+from pathlib import PurePosixPath
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from streaq.telemetry import masking
+from streaq.telemetry.masking import LEFT_OUT, MAX_CHARACTERS, MAX_VALUES, masked
+
+SECRET = "S3CR3T-4711"
+NEW_YEAR = datetime(2026, 1, 1, tzinfo=UTC)
+SPOKEN = 'it\'s\n"so"'
+
+
+class Plain:
+    def __init__(self, card: object) -> None:
+        self.card = card
+
+
+@dataclass(slots=True)
+class Slotted:
+    card: object
+    cards: list[object] = field(default_factory=list)
+
+
+class Grumpy:
+    """Raises whatever it is asked."""
+
+    def __init__(self) -> None:
+        self.card = SECRET
+
+    def __repr__(self) -> str:
+        raise ZeroDivisionError
+
+    def __eq__(self, other: object) -> bool:
+        raise ZeroDivisionError
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Shade(Enum):
+    DARK = SECRET
+
+
+class Dressed:
+    def __repr__(self) -> str:
+        return "<order of Ann>"
+
+
+@pytest.mark.parametrize(
+    "passed",
+    [SECRET, SECRET.encode(), bytearray(SECRET, "ascii"), [SECRET], (1, (SECRET,)),
+     {SECRET: 1}, {1: {"a": SECRET}}, {SECRET}, frozenset([SECRET]), deque([SECRET]),
+     Plain(SECRET), Plain([Plain(SECRET)]), Slotted(SECRET), Slotted(1, [SECRET]), Grumpy(), Shade.DARK, [Grumpy(), SECRET]],
+    ids=lambda passed: type(passed).__name__,
+)  # fmt: skip
+def test_found_wherever_it_is(passed: Any) -> None:
+    assert masked(f"no {SECRET!r}!", (passed,), {}) == "no '***'!"
+    assert masked(f"no {SECRET}", (), {"given": passed}) == "no ***"
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [(4711, "4711"), (47.11, "47.11"), (Decimal("47.110"), "47.110"),
+     (Decimal("47.110"), "Decimal('47.110')"), (UUID(int=4711), str(UUID(int=4711))),
+     (UUID(int=4711), UUID(int=4711).hex), (NEW_YEAR, "2026-01-01 00:00:00+00:00"),
+     (NEW_YEAR, "2026-01-01T00:00:00+00:00"), (NEW_YEAR.date(), "2026-01-01"),
+     (ip_address("10.1.2.3"), "10.1.2.3"), (PurePosixPath("/home/ann"), "/home/ann"),
+     (SPOKEN, repr(SPOKEN)[1:-1]), ("Zo\xe9 1", json.dumps("Zo\xe9 1")[1:-1]),
+     (b"\xffkey", repr(b"\xffkey")[2:-1]),
+     (Dressed(), "<order of Ann>")],
+    ids=str,
+)  # fmt: skip
+def test_found_however_it_is_written(value: object, written: str) -> None:
+    assert masked(f"bad value: {written}!", (value,), {}) == "bad value: ***!"
+
+
+def test_long_values_are_found_in_part() -> None:
+    token = "".join(chr(97 + i * 7 % 26) for i in range(300))
+    quoted = f"bad: '{token[:20]}...{token[-15:]}' and {token[40:51]}"
+    assert masked(quoted, (token,), {}) == f"bad: '***...***' and {token[40:51]}"
+
+
+def test_what_overlaps_is_covered_once() -> None:
+    assert masked("abcdefgh, abcd", ("abcdef", "cdefgh", "abcd"), {}) == "***, ***"
+
+
+@pytest.mark.parametrize("passed", [True, None, "abc", 471, "", [], {}])
+def test_what_says_nothing_stays(passed: object) -> None:
+    text = "True None abc 471"
+    assert masked(text, (passed,), {}) == text
+
+
+def test_what_refers_to_itself_has_an_end() -> None:
+    ring: list[object] = [SECRET]
+    ring.append(ring)
+    one = Plain(ring)
+    ring.append(one)
+    assert masked(SECRET, (one, ring), {}) == "***"
+
+
+@pytest.mark.parametrize(
+    "passed",
+    [list(range(MAX_VALUES + 1)), "x" * (MAX_CHARACTERS + 1)],
+    ids=["values", "characters"],
+)
+def test_of_too_much_nothing_is_shown(passed: object) -> None:
+    assert masked(f"no {SECRET}", (passed, SECRET), {}) == LEFT_OUT
+
+
+def test_what_is_too_deep_is_too_much() -> None:
+    deep: object = SECRET
+    for _ in range(masking.MAX_DEPTH):
+        deep = [deep]
+    assert masked(SECRET, (deep,), {}) == LEFT_OUT
