@@ -26,15 +26,15 @@ def tell_changes(
         elif change.what == "failed":
             if hooks.on_refuse:
                 error = StreaqError(REFUSALS["dependency"].format(text=f"task {change.by}"))
-                ending = _ending_of(change, queue, worker_id, now_ms, "refused", error)
+                ending = _ending_of(hooks, change, queue, worker_id, now_ms, "refused", error)
                 hooks.emit(hooks.on_refuse, ending)
         elif hooks.on_finish:
-            hooks.emit(
-                hooks.on_finish, _ending_of(change, queue, worker_id, now_ms, "success", None)
-            )
+            ending = _ending_of(hooks, change, queue, worker_id, now_ms, "success", None)
+            hooks.emit(hooks.on_finish, ending)
 
 
 def _ending_of(
+    hooks: Dispatcher,
     change: Change,
     queue: str,
     worker_id: str,
@@ -43,7 +43,7 @@ def _ending_of(
     error: BaseException | None,
 ) -> Ending:
     attempt = never_started(
-        queue, worker_id, change.task_id, change.fn, change.priority, change.kind,
+        hooks, queue, worker_id, change.task_id, change.fn, change.priority, change.kind,
         change.created_ms, change.due_ms, change.headers,
     )  # fmt: skip
     reason = "skipped" if status == "success" else "dependency"
@@ -51,6 +51,7 @@ def _ending_of(
 
 
 def never_started(
+    hooks: Dispatcher,
     queue: str,
     worker_id: str,
     task_id: str,
@@ -70,7 +71,7 @@ def never_started(
     return Attempt(
         queue, fn, task_id, priority, cast("Kind", kind or "immediate"), tries, None, worker_id,
         created_ms, due_ms, enqueued_ms, 0, decode_headers(headers), previous,
-        tuple(links.split()), False, (), {}, Mark(),
+        tuple(links.split()), hooks.is_silent(fn), (), {}, Mark(),
     )  # fmt: skip
 
 
@@ -83,7 +84,7 @@ def tell_refused(
     if not slot:
         return
     attempt = never_started(
-        queue, worker_id, refused.task_id, refused.fn, refused.priority, refused.kind,
+        hooks, queue, worker_id, refused.task_id, refused.fn, refused.priority, refused.kind,
         refused.created_ms, refused.due_ms, refused.headers, tries=refused.tries,
         enqueued_ms=refused.enqueued_ms, previous=refused.previous, links=refused.links,
     )  # fmt: skip

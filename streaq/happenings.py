@@ -198,6 +198,7 @@ class Cron(NamedTuple):
     """Of the task that a firing makes. A firing reports itself here once, by the worker that made
     the task, and not by ``on_enqueued``; a repeating schedule of a user's is enqueued (kind
     ``cron``) when it is made, and fires here."""
+    silent: bool = False
 
 
 class WorkerEvent(NamedTuple):

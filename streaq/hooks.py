@@ -224,8 +224,12 @@ class Dispatcher:
     on_redis_restored: Slot
     on_loop_blocked: Slot
 
-    def __init__(self, hooks: Sequence[Hook] = ()) -> None:
+    def __init__(
+        self, hooks: Sequence[Hook] = (), is_silent: Callable[[str], bool] = lambda _: False
+    ) -> None:
         self.hooks = tuple(hooks)
+        self.is_silent = is_silent
+        """Whether the task of this name is registered as silent."""
         self.errors = 0
         self._complaints = Complaints()
         for name in SLOTS:

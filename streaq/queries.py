@@ -188,8 +188,9 @@ class Queries:
         if self._hooks.on_abort and aborted.fields:
             text = [field.decode() for field in aborted.fields]
             attempt = never_started(
-                self._queue, self._client_id, task_id, text[1], text[0], text[5], int(text[2]),
-                int(float(text[3])), aborted.fields[6], tries=int(text[4]), previous=text[7],
+                self._hooks, self._queue, self._client_id, task_id, text[1], text[0], text[5],
+                int(text[2]), int(float(text[3])), aborted.fields[6], tries=int(text[4]),
+                previous=text[7],
             )  # fmt: skip
             error = StreaqCancelled("The task was aborted before it ran.")
             ending = Ending(attempt, "aborted", "user", error, now_ms, 0.0, 0, None)

@@ -209,9 +209,11 @@ class Registry:
 
             await worker.enqueue_unsafe("charge", 42, currency="EUR")
         """
+        known = self.registry.get(fn_name)
+        silent = known is not None and known.silent
         placeholder = AsyncRegisteredTask(
             fn=_elsewhere, expire=None, max_schedule_drift=None, max_tries=None,
-            retry_timeouts=False, silent=False, timeout=None, ttl=FIVE_MINUTES, unique=False,
+            retry_timeouts=False, silent=silent, timeout=None, ttl=FIVE_MINUTES, unique=False,
             fn_name=fn_name, crontab=None, worker=cast("Worker[Any]", self),
         )  # fmt: skip
         return Task(args, kwargs, placeholder, placeholder.worker)

@@ -110,8 +110,12 @@ class Session:
                     ),
                     *hooks,
                 ]
-            self._hooks = Dispatcher(hooks)
+            self._hooks = Dispatcher(hooks, self._is_silent)
         return self._hooks
+
+    def _is_silent(self, name: str) -> bool:
+        task = self._worker.registry.get(name)
+        return task is not None and task.silent
 
     def broker(self) -> Broker:
         """The open broker.

@@ -138,7 +138,7 @@ class Scheduler:
         if made:
             self._tell(Cron(
                 self._settings.queue, fn, made, due_ms, next_ms or 0, missed,
-                (now_ms - due_ms) / 1000, priority,
+                (now_ms - due_ms) / 1000, priority, self._hooks.is_silent(fn),
             ))  # fmt: skip
 
     def _zone(self, name: str) -> tzinfo:
@@ -163,7 +163,7 @@ class Scheduler:
                 state = await self._register(job, job.next_ms)
             self._tell(Cron(
                 self._settings.queue, job.task.fn_name, "", 0, job.next_ms or 0, state.missed, 0.0,
-                self._settings.default_priority,
+                self._settings.default_priority, job.task.silent,
             ))  # fmt: skip
 
     async def _fire_job(
@@ -188,7 +188,7 @@ class Scheduler:
         if state.made:
             self._tell(Cron(
                 self._settings.queue, name, task_id, due_ms, job.next_ms or 0, missed,
-                (now_ms - due_ms) / 1000, self._settings.default_priority,
+                (now_ms - due_ms) / 1000, self._settings.default_priority, job.task.silent,
             ))  # fmt: skip
 
     async def _make(

@@ -131,7 +131,7 @@ class LogsHook(Hook):
 
     def on_cron(self, e: Cron) -> None:
         """``task.enqueued`` for a firing."""
-        if e.fired_ms and self._enabled(DEBUG):
+        if e.fired_ms and self._enabled(DEBUG) and not e.silent:
             self._write[DEBUG](
                 "task.enqueued",
                 task=e.task,

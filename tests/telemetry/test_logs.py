@@ -219,17 +219,6 @@ def test_long_messages_are_cut(bench: Bench) -> None:
     assert len(bench.line()["message"]) == 500
 
 
-def test_silent_tasks_write_nothing(bench: Bench) -> None:
-    a = attempt(silent=True)
-    bench.hook.on_enqueued(enqueue(silent=True))
-    bench.hook.started(a)
-    for call in ("on_finish", "on_retry", "on_return", "on_fail", "on_abort", "on_refuse"):
-        getattr(bench.hook, call)(ending(a))
-    bench.hook.on_reclaim(Reclaim(a, "w0"))
-    bench.hook.on_fenced(Fence(ending(a)))
-    assert bench.capture.entries == []
-
-
 def test_causes_are_named() -> None:
     cause = raised(KeyError("inner"))
     error = ValueError("outer")
