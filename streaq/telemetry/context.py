@@ -50,7 +50,9 @@ class ContextHook(Hook):
 
 
 def bind_trace(trace: str) -> None:
-    """Bind the ids of the attempt's span, by its traceparent."""
+    """Bind the ids of the attempt's span, by its traceparent; a span that has none has no ids."""
+    if not trace:
+        return
     _TRACE_ID.set(trace[3:35])
     _SPAN_ID.set(trace[36:52])
 

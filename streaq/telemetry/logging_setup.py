@@ -19,6 +19,8 @@ import structlog
 from structlog.typing import EventDict, Processor
 
 from streaq.telemetry.context import TaskContextFilter, current_fields
+from streaq.telemetry.logs import Line
+from streaq.telemetry.names_logs import CONTEXT_FIELDS
 from streaq.types import StreaqError
 
 try:
@@ -76,7 +78,7 @@ def _console(*, colors: bool) -> logging.Formatter:
     ]
     foreign: list[Processor] = [
         structlog.contextvars.merge_contextvars,
-        structlog.stdlib.ExtraAdder(),
+        _add_extra,
     ]
     return structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=foreign,
@@ -90,6 +92,11 @@ def _console(*, colors: bool) -> logging.Formatter:
             ),
         ],
     )
+
+
+def _add_extra(_: Any, __: str, fields: EventDict) -> EventDict:
+    fields.update(_kept_apart(_extra(fields["_record"])))
+    return fields
 
 
 def _traceback_lines(_: Any, __: str, fields: EventDict) -> EventDict:
@@ -111,12 +118,13 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
         }
-        if isinstance(record.msg, dict):
-            head.update(cast("dict[str, Any]", record.msg))
+        if isinstance(record.msg, Line):
+            head.update(record.msg)
         else:
-            head["event"] = record.getMessage()
+            head["event"] = ""  # in its place
             head.update(current_fields())
-            head.update(_extra(record))
+            head.update(_kept_apart(_extra(record)))
+            head.update(_words(record))
         if record.exc_info:
             head["exception"] = self.formatException(record.exc_info)
         return _encode(head)
@@ -146,6 +154,23 @@ def _encode(fields: dict[str, Any]) -> str:
     return _encode_slowly(fields)
 
 
+def _words(record: logging.LogRecord) -> dict[str, Any]:
+    """What an application's line says. One of structlog's has it in a dict, beside its fields;
+    any other dict is a message like any other.
+    """
+    if isinstance(record.msg, dict) and hasattr(record, "_logger"):
+        return cast("dict[str, Any]", record.msg)
+    return {"event": record.getMessage()}
+
+
+_OURS = frozenset({"timestamp", "level", "logger", "event"})
+
+
+def _kept_apart(fields: dict[str, Any]) -> dict[str, Any]:
+    """With other names for those that would hide what every line says."""
+    return {f"extra_{name}" if name in _OURS else name: fields[name] for name in fields}
+
+
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -153,7 +178,10 @@ def _extra(record: logging.LogRecord) -> dict[str, Any]:
     return {
         name: value
         for name, value in vars(record).items()
-        if name not in _STANDARD and not name.startswith("_")
+        if name not in _STANDARD
+        and not name.startswith("_")
+        # TaskContextFilter writes empty ones outside of tasks.
+        and not (name in CONTEXT_FIELDS and value == "")
     }
 
 

@@ -6,6 +6,7 @@ a second at most, so that the answer costs next to nothing.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -17,6 +18,7 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import (
+    NoOpTracer,
     NoOpTracerProvider,
     ProxyTracerProvider,
     Span,
@@ -59,6 +61,7 @@ class Tracing:
         self._maker: SpanMaker | None = None
         self._check_at = 0.0
         if provider is not None:
+            self._check_at = math.inf  # it is this one or none
             self._use(provider)
 
     def tracer(self) -> Tracer | None:
@@ -81,7 +84,10 @@ class Tracing:
     def _use(self, provider: TracerProvider) -> None:
         from streaq import __version__
 
-        self._tracer = provider.get_tracer(n.INSTRUMENTATION, __version__)
+        tracer = provider.get_tracer(n.INSTRUMENTATION, __version__)
+        if isinstance(tracer, NoOpTracer):
+            return  # the SDK is disabled (OTEL_SDK_DISABLED)
+        self._tracer = tracer
         self._maker = SpanMaker(self._tracer, SpanKind.CONSUMER)
 
 

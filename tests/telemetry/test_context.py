@@ -147,6 +147,73 @@ def test_json_is_one_object_a_line() -> None:
     assert failed["exception"].endswith("ValueError: boom")
 
 
+@pytest.mark.parametrize("message", [{"msg": "x"}, {"event": "fake", "task_id": "fake"}, {}])
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_a_dict_of_the_users_is_a_message(log_format: str, message: dict[str, str]) -> None:
+    stream = io.StringIO()
+    configure_logging(log_format, "info", stream)  # type: ignore[arg-type]
+    inside(lambda: logging.getLogger("mine").info(message))
+    [line] = stream.getvalue().splitlines()
+    assert str(message) in (json.loads(line)["event"] if log_format == "json" else line)
+    assert "id-1" in line
+    assert "a" * 32 in line
+
+
+RESERVED = {"event": "E", "level": "L", "logger": "G", "timestamp": "T"}
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_extra_fields_hide_nothing(log_format: str) -> None:
+    stream = io.StringIO()
+    configure_logging(log_format, "info", stream)  # type: ignore[arg-type]
+    logging.getLogger("mine").info("charging", extra={**RESERVED, "amount": 3})
+    [line] = stream.getvalue().splitlines()
+    if log_format == "console":
+        assert "charging" in line
+        assert "extra_event=E" in line
+        return
+    fields = json.loads(line)
+    assert (fields["event"], fields["level"], fields["logger"]) == ("charging", "info", "mine")
+    assert {name: fields[f"extra_{name}"] for name in RESERVED} == RESERVED
+    assert fields["amount"] == 3
+
+
+def test_structlog_by_way_of_the_standard_library_keeps_its_fields() -> None:
+    stream = io.StringIO()
+    configure_logging("json", "info", stream)
+    processors = [
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+    ]
+    log = structlog.wrap_logger(
+        logging.getLogger("mine"), processors, wrapper_class=structlog.stdlib.BoundLogger
+    )
+    inside(lambda: log.info("charging", amount=3))
+    line = json.loads(stream.getvalue())
+    assert {name: line[name] for name in BOUND} == BOUND
+    assert (line["event"], line["amount"], line["level"]) == ("charging", 3, "info")
+    assert not [name for name in line if name.startswith("extra_")]
+
+
+def test_a_span_without_ids_binds_none() -> None:
+    seen: list[dict[str, object]] = []
+
+    def body() -> None:
+        bind_trace("")
+        seen.append(current_fields())
+
+    inside(body, trace="")
+    assert set(BOUND) - set(seen[0]) == {"trace_id", "span_id"}
+
+
+def test_outside_a_task_the_filter_adds_nothing_to_json() -> None:
+    stream = io.StringIO()
+    configure_logging("json", "info", stream)
+    logging.getLogger().handlers[0].addFilter(TaskContextFilter())
+    logging.getLogger("mine").info("charging")
+    assert set(json.loads(stream.getvalue())) == {"timestamp", "level", "logger", "event"}
+
+
 class Shade(Enum):
     DARK = "dark"
 
