@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, timedelta, tzinfo
@@ -147,7 +148,7 @@ class Worker(Registry, Generic[C]):
         self.idle_timeout_ms = _at_least(100, "idle_timeout (in ms)", to_ms(idle_timeout))
         self.grace_period_s = _at_least(0, "grace_period (in ms)", to_ms(grace_period)) / 1000
         self.anyio_backend, self.anyio_kwargs = anyio_backend, dict(anyio_kwargs or {})
-        self.extra_hooks, self.telemetry = list(hooks), telemetry
+        self.extra_hooks, self.telemetry = list(hooks), _telemetry(telemetry)
         #: what ``/livez`` and ``/readyz`` go by
         self.health = Health()
         #: tasks ended so far: completed, failed, retried, aborted, relinquished, fenced
@@ -340,6 +341,17 @@ def _session(worker: Worker[Any]) -> Session:
     from streaq.session import Session
 
     return Session(worker)
+
+
+def _telemetry(given: bool | Telemetry) -> bool | Telemetry:
+    """Checked without an import: nobody has a Telemetry before that module is loaded."""
+    config = sys.modules.get("streaq.telemetry.config")
+    kinds: tuple[type, ...] = (bool,) if config is None else (bool, config.Telemetry)
+    if not isinstance(given, kinds):
+        raise StreaqError(
+            f"telemetry must be True, False or a streaq.telemetry.Telemetry; it is {given!r}."
+        )
+    return given
 
 
 def _codec(

@@ -19,7 +19,6 @@ from streaq.cli.load import load_worker
 from streaq.cli.order import Order
 from streaq.cli.words import streaq_error
 from streaq.hooks import Hook, WorkerEvent
-from streaq.types import StreaqError
 
 if TYPE_CHECKING:
     from streaq.telemetry.otlp import Otlp
@@ -87,13 +86,8 @@ def _configure_otlp(order: Order, worker: Worker[Any]) -> Otlp | None:
 
     if not (order.otlp or otlp.is_wanted()):
         return None
-    try:
-        configured = otlp.configure_otlp()
-    except StreaqError as e:
-        # The variables may be meant for another program of the same environment.
-        if order.otlp or str(e) != otlp.MISSING:
-            raise
-        return None
+    # The variables alone may be meant for another program of the same environment.
+    configured = otlp.configure_otlp(lenient=not order.otlp)
     configured.apply(worker)
     return configured
 

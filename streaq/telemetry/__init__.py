@@ -10,6 +10,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from streaq.telemetry.environment import load_sdk
+
 if TYPE_CHECKING:
     from streaq.telemetry.asgi import metrics_app
     from streaq.telemetry.config import Telemetry, hooks_for
@@ -25,6 +27,8 @@ __all__ = [
     "install",
     "metrics_app",
 ]
+
+load_sdk()
 
 _HOME = {
     "TaskContextFilter": "context",

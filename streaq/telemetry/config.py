@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -11,17 +10,16 @@ from typing import TYPE_CHECKING, Any
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from streaq.telemetry.cells import LocalStore
-from streaq.telemetry.checks import check_settings, wrong_telemetry
+from streaq.telemetry.checks import check_settings, check_telemetry
 from streaq.telemetry.collector import blocks_of, collector_for
 from streaq.telemetry.context import ContextHook
-from streaq.telemetry.environment import ignored
+from streaq.telemetry.environment import tell_of_ignored
 from streaq.telemetry.logs import LogRules, LogsHook
 from streaq.telemetry.metrics import MetricsHook
 from streaq.telemetry.propagation import Propagation, Rules
 from streaq.telemetry.scope import ScopeHook
 from streaq.telemetry.shared import inherited_store
 from streaq.telemetry.tracing import Tracing, TracingHook
-from streaq.types import StreaqError
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
@@ -29,8 +27,6 @@ if TYPE_CHECKING:
 
     from streaq.engine.health import Health
     from streaq.hooks import Hook
-
-logger = logging.getLogger("streaq")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,12 +166,10 @@ def hooks_for(
     :param health: the worker's, for the lag of its event loop.
     :raises StreaqError: ``telemetry`` is none of these.
     """
-    if not isinstance(telemetry, bool | Telemetry):
-        raise StreaqError(wrong_telemetry(telemetry))
+    check_telemetry(telemetry, Telemetry)
     if not telemetry:
         return []
-    for problem in ignored():
-        logger.warning("%s It is ignored.", problem)
+    tell_of_ignored()
     settings = telemetry if isinstance(telemetry, Telemetry) else Telemetry()
     return settings.hooks(
         queue=queue, client_id=client_id, server_address=server_address, health=health

@@ -288,14 +288,28 @@ def test_spans_go_where_the_environment_says(shop: Any, args: list[str]) -> None
     assert '"service.name": "streaq"' in said.out
 
 
-def test_a_wrong_otel_variable_is_one_line(environment: dict[str, str]) -> None:
-    with process("run", "shop:worker", OTEL_TRACES_EXPORTER="zipkin") as run:
+@pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [
+        ("OTEL_TRACES_EXPORTER", "zipkin", "streaq can send to otlp, console or none."),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "0", "it is a whole number, 1 or more."),
+    ],
+)
+def test_a_wrong_otel_variable_is_one_line(shop: Any, name: str, value: str, why: str) -> None:
+    """An error when traces were asked for; else a warning, and the worker works."""
+    with process("run", "shop:worker", "--otlp", **{name: value}) as run:
         said = run.end()
     assert said.status == 1
-    assert (
-        said.err
-        == "error: OTEL_TRACES_EXPORTER='zipkin': streaq can send to otlp, console or none."
-    )
+    assert said.err == f"error: {name}={value!r}: {why}"
+    task = shop.add.enqueue(1, 2)
+    enqueue(shop.worker, task)
+    with process(
+        "run", "shop:worker", "-b", **{"OTEL_TRACES_EXPORTER": "otlp", name: value}
+    ) as run:
+        said = run.end()
+    assert said.status == 0
+    assert said.err.count(f"{name}={value!r}: {why} No traces are sent that way.") == 1
+    assert results(shop.worker, task)[0].result == 3
 
 
 def test_sending_traces_without_the_extra(shop: Any, tmp_path: Path) -> None:
@@ -309,7 +323,9 @@ def test_sending_traces_without_the_extra(shop: Any, tmp_path: Path) -> None:
     assert said.status == 1
     assert said.err == ("error: Sending OTLP needs the 'otlp' extra: pip install 'streaq[otlp]'.")
     with process("run", "shop:worker", "--burst", **env) as run:
-        assert run.end().status == 0
+        said = run.end()
+    assert said.status == 0
+    assert "needs the 'otlp' extra" in said.err
 
 
 def test_held_back_signals_are_not_inherited(environment: dict[str, str]) -> None:

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.trace import TracerProvider
 from prometheus_client import REGISTRY, CollectorRegistry
 
@@ -106,18 +107,52 @@ def test_workers_of_one_process_are_added_up_and_remembered() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("name", "wrong"),
     [
-        {"propagation": "parent"},
-        {"max_task_names": 0},
-        {"max_exception_names": 0},
-        {"log_limit": 0},
+        ("propagation", "parent"),
+        ("propagation", ["link"]),
+        ("max_task_names", 0),
+        ("max_task_names", "5"),
+        ("max_exception_names", None),
+        ("log_limit", True),
+        ("link_after", "60"),
+        ("link_after", None),
+        ("link_after", -1),
+        ("link_after", float("nan")),
+        ("link_after", timedelta(seconds=-1)),
+        ("link_batches_over", -1),
+        ("link_batches_over", 1.5),
+        ("traces", "off"),
+        ("log_args", 1),
+        ("registry", "metrics"),
+        ("tracer_provider", 3),
+        ("meter_provider", TracerProvider()),
+        ("logger", "streaq"),
     ],
 )
-def test_what_makes_no_sense_is_said(wrong: dict[str, Any]) -> None:
-    [name] = wrong
-    with pytest.raises(StreaqError, match=name):
-        Telemetry(**wrong)
+def test_what_makes_no_sense_is_said(name: str, wrong: Any) -> None:
+    options: Any = {name: wrong}
+    with pytest.raises(StreaqError, match=rf"^Telemetry\({name}=.*\): it is .+\.$"):
+        Telemetry(**options)
+
+
+def test_the_least_that_makes_sense() -> None:
+    Telemetry(link_after=0, link_batches_over=0, max_task_names=1, log_limit=1)
+
+
+@pytest.mark.parametrize("wrong", ["off", None, 0, Telemetry, {"traces": False}])
+def test_telemetry_is_on_off_or_settings(wrong: Any) -> None:
+    with pytest.raises(StreaqError, match=r"telemetry must be True, False or a streaq\.telemetry"):
+        Worker(telemetry=wrong)
+    worker: Worker[Any] = Worker()
+    worker.telemetry = wrong or "off"
+    with pytest.raises(StreaqError, match="it is True, False or a Telemetry"):
+        worker._session.hooks()
+
+
+def test_no_metrics_are_none_of_either_kind() -> None:
+    telemetry = Telemetry(metrics=False, traces=False, logs=False, meter_provider=MeterProvider())
+    assert kinds(telemetry) == []
 
 
 def test_link_after_takes_seconds_or_a_timedelta() -> None:

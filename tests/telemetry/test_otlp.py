@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import re
 import sys
 import threading
 import time
@@ -23,6 +24,7 @@ from opentelemetry.sdk.trace.export import ConsoleSpanExporter
 from streaq import Worker
 from streaq.telemetry import Telemetry, otlp
 from streaq.telemetry.otlp import Otlp, configure_otlp, is_wanted
+from streaq.telemetry.otlp_fast import FastSpanExporter
 from streaq.types import StreaqError
 
 HTTP = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}
@@ -40,9 +42,13 @@ def providers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
         provider.shutdown()
 
 
+def exporters_of(provider: Any) -> list[Any]:
+    return [each.span_exporter for each in provider._active_span_processor._span_processors]
+
+
 def exporter_of(provider: Any) -> Any:
-    [processor] = provider._active_span_processor._span_processors
-    return processor.span_exporter
+    [exporter] = exporters_of(provider)
+    return exporter
 
 
 @pytest.mark.parametrize(
@@ -95,6 +101,18 @@ def test_the_applications_own_provider_is_left_alone(
     assert providers == []
 
 
+@pytest.mark.parametrize(("lenient", "level"), [(False, "WARNING"), (True, "INFO")])
+def test_that_nothing_is_changed_for_the_application_is_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, lenient: bool, level: str
+) -> None:
+    monkeypatch.setattr(trace, "get_tracer_provider", TracerProvider)
+    with caplog.at_level("INFO", "streaq"):
+        configure_otlp(HTTP, lenient=lenient)
+    [record] = caplog.records
+    assert record.levelname == level
+    assert "--otlp changes nothing" in record.message
+
+
 @pytest.mark.parametrize(
     ("environ", "name"),
     [
@@ -127,9 +145,10 @@ def test_metrics_go_too_when_asked_for(providers: list[Any]) -> None:
     configured.apply(worker)
     assert isinstance(worker.telemetry, Telemetry)
     assert worker.telemetry.meter_provider is configured.meter_provider
-    off: Worker[Any] = Worker(telemetry=False)
-    configured.apply(off)
-    assert off.telemetry is False
+    for none in (False, Telemetry(metrics=False)):
+        off: Worker[Any] = Worker(telemetry=none)
+        configured.apply(off)
+        assert off.telemetry is none
 
 
 @pytest.mark.parametrize(
@@ -137,15 +156,95 @@ def test_metrics_go_too_when_asked_for(providers: list[Any]) -> None:
     [
         ({"OTEL_TRACES_EXPORTER": "zipkin"}, "zipkin"),
         ({"OTEL_METRICS_EXPORTER": "statsd"}, "statsd"),
-        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"}, "http/json"),
+        ({"OTEL_TRACES_EXPORTER": "console,zipkin"}, "OTEL_TRACES_EXPORTER='zipkin'"),
+        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"}, "OTLP_PROTOCOL='http/json'"),
+        ({"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http"}, "OTLP_TRACES_PROTOCOL='http'"),
+        ({"OTEL_BSP_MAX_QUEUE_SIZE": "0"}, "OTEL_BSP_MAX_QUEUE_SIZE='0': it is a whole"),
+        ({"OTEL_BSP_SCHEDULE_DELAY": "-1"}, "OTEL_BSP_SCHEDULE_DELAY='-1'"),
+        ({"OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "abc"}, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE='abc'"),
+        (
+            {"OTEL_BSP_MAX_QUEUE_SIZE": "10", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "11"},
+            "BATCH_SIZE='11': it is at most OTEL_BSP_MAX_QUEUE_SIZE, 10",
+        ),
+        ({"OTEL_SPAN_EVENT_COUNT_LIMIT": "-4"}, "OTEL_SPAN_EVENT_COUNT_LIMIT='-4'"),
+        ({"OTEL_EXPORTER_OTLP_TIMEOUT": "nan"}, "OTEL_EXPORTER_OTLP_TIMEOUT='nan'"),
+        (
+            {"OTEL_METRICS_EXPORTER": "otlp", "OTEL_METRIC_EXPORT_INTERVAL": "0"},
+            "OTEL_METRIC_EXPORT_INTERVAL='0': it is a number, more than 0",
+        ),
     ],
 )
-def test_what_cannot_be_is_said(environ: dict[str, str], word: str) -> None:
-    with pytest.raises(StreaqError, match=word):
+def test_what_cannot_be_is_said(
+    environ: dict[str, str], word: str, providers: list[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(StreaqError, match=re.escape(word)):
         configure_otlp(environ)
+    assert providers == [], "nothing is half done"
+    wanted = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", **environ}
+    configure_otlp(wanted, lenient=True)
+    [record] = caplog.records
+    assert word in record.message
+    assert record.message.endswith(
+        (" No traces are sent that way.", " No metrics are sent that way.")
+    )
 
 
-def test_a_missing_extra_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_sdk_refuses_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise ValueError("no such\nthing")
+
+    monkeypatch.setattr("opentelemetry.sdk.trace.export.BatchSpanProcessor", refuse)
+    with pytest.raises(StreaqError, match="refuses its variables for traces: ValueError") as caught:
+        configure_otlp({})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("environ", [{}, {"OTEL_BSP_MAX_EXPORT_BATCH_SIZE": ""}])
+def test_a_queue_smaller_than_the_default_batch_will_do(
+    environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "10")
+    assert configure_otlp({"OTEL_BSP_MAX_QUEUE_SIZE": "10", **environ}).tracer_provider
+
+
+def test_several_exporters(caplog: pytest.LogCaptureFixture) -> None:
+    several = {"OTEL_TRACES_EXPORTER": "otlp, Console,none,otlp"}
+    found = exporters_of(configure_otlp(several).tracer_provider)
+    assert [type(exporter) for exporter in found] == [FastSpanExporter, ConsoleSpanExporter]
+    partly = {"OTEL_TRACES_EXPORTER": "zipkin,console"}
+    kept = configure_otlp(partly, lenient=True).tracer_provider
+    assert isinstance(exporter_of(kept), ConsoleSpanExporter)
+    assert "OTEL_TRACES_EXPORTER='zipkin'" in caplog.text
+
+
+@pytest.mark.parametrize("lenient", [False, True])
+def test_prometheus_needs_no_exporter(lenient: bool, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "streaq"):
+        configured = configure_otlp({"OTEL_METRICS_EXPORTER": "prometheus"}, lenient=lenient)
+    assert configured.meter_provider is None
+    assert (configured.tracer_provider is None) is lenient, "metrics are no wish for traces"
+    assert [(each.levelname, each.message) for each in caplog.records] == [("INFO", otlp.SERVED)]
+
+
+@pytest.mark.parametrize(
+    ("environ", "traces"),
+    [
+        (HTTP, True),
+        ({"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://127.0.0.1:1"}, False),
+        ({"OTEL_METRICS_EXPORTER": "otlp"}, True),
+        ({"OTEL_METRICS_EXPORTER": "none"}, False),
+    ],
+)
+def test_variables_alone_send_traces_when_they_say_where(
+    environ: dict[str, str], traces: bool
+) -> None:
+    configured = configure_otlp(environ, lenient=True)
+    assert (configured.tracer_provider is not None) is traces
+
+
+def test_a_missing_extra_is_one_clear_line(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     real = builtins.__import__
 
     def without_exporters(name: str, *args: Any, **kwargs: Any) -> Any:
@@ -157,6 +256,8 @@ def test_a_missing_extra_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(builtins, "__import__", without_exporters)
     with pytest.raises(StreaqError, match=r"pip install 'streaq\[otlp\]'"):
         configure_otlp({})
+    assert configure_otlp(HTTP, lenient=True) == Otlp(None, None)
+    assert "pip install 'streaq[otlp]'" in caplog.text
 
 
 def test_a_collector_that_is_away_is_not_waited_for(caplog: pytest.LogCaptureFixture) -> None:
