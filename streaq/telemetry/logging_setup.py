@@ -36,7 +36,7 @@ LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
 def configure_logging(
-    log_format: LogFormat = "auto", level: str = "info", stream: TextIO | None = None
+    log_format: LogFormat = "auto", level: str | None = None, stream: TextIO | None = None
 ) -> None:
     """Set up the standard library's root logger for streaq's events and the application's own.
 
@@ -45,7 +45,8 @@ def configure_logging(
 
     :param log_format: ``"console"`` for people, ``"json"`` for machines; ``"auto"`` is console on
         a terminal and JSON elsewhere.
-    :param level: the least that is written: debug, info, warning, error or critical.
+    :param level: the least that is written: debug, info, warning, error or critical. When not
+        given it is info, or as the application has it where that is left alone.
     :param stream: where to; standard error by default.
     :raises StreaqError: an unknown format or level.
 
@@ -56,19 +57,22 @@ def configure_logging(
     """
     if log_format not in get_args(LogFormat):
         raise StreaqError(f"Log format {log_format!r}: it is auto, console or json.")
-    if level not in LEVELS:
+    if level is not None and level not in LEVELS:
         raise StreaqError(f"Log level {level!r}: it is one of {', '.join(LEVELS)}.")
     root = logging.getLogger()
     if log_format == "auto" and root.handlers:
         for handler in root.handlers:
             handler.addFilter(TaskContextFilter())
+        if level is not None:
+            for logger in (root, logging.getLogger("streaq")):
+                logger.setLevel(level.upper())
         return
     out = stream or cast("TextIO", sys.stderr)
     handler = logging.StreamHandler(out)
     console = log_format == "console" or (log_format == "auto" and out.isatty())
     handler.setFormatter(_console(colors=out.isatty()) if console else JsonFormatter())
     root.handlers[:] = [handler]
-    root.setLevel(level.upper())
+    root.setLevel((level or "info").upper())
 
 
 def _console(*, colors: bool) -> logging.Formatter:
@@ -95,7 +99,7 @@ def _console(*, colors: bool) -> logging.Formatter:
 
 
 def _add_extra(_: Any, __: str, fields: EventDict) -> EventDict:
-    fields.update(_kept_apart(_extra(fields["_record"])))
+    fields.update(_kept_apart(extra_of(fields["_record"])))
     return fields
 
 
@@ -123,7 +127,7 @@ class JsonFormatter(logging.Formatter):
         else:
             head["event"] = ""  # in its place
             head.update(current_fields())
-            head.update(_kept_apart(_extra(record)))
+            head.update(_kept_apart(extra_of(record)))
             head.update(_words(record))
         if record.exc_info:
             head["exception"] = self.formatException(record.exc_info)
@@ -174,7 +178,8 @@ def _kept_apart(fields: dict[str, Any]) -> dict[str, Any]:
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
-def _extra(record: logging.LogRecord) -> dict[str, Any]:
+def extra_of(record: logging.LogRecord) -> dict[str, Any]:
+    """What the application added to a record with ``extra=``."""
     return {
         name: value
         for name, value in vars(record).items()
