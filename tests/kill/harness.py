@@ -7,15 +7,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
 
 from streaq import Worker
 from streaq.broker.keys import STAY, Keys
 from streaq.task import Task, TaskResult
+from streaq.telemetry import names
+from streaq.telemetry.serve import reader_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -87,6 +89,39 @@ class Fleet:
     def client(self) -> Any:
         """A plain client, to look at keys."""
         return redis.Redis.from_url(self.url)
+
+
+class Books(NamedTuple):
+    """What came in, how it ended, and what is still there, by the queue's metrics alone.
+
+    They are read as an exporter reads them. What processes count themselves can't balance here:
+    each of them is a worker of its own with memory of its own, which dies with it (`streaq run`
+    keeps that of its children: tests/telemetry/test_conservation.py).
+    """
+
+    enqueued: float
+    finished: dict[str, float]
+    live: float
+
+    @property
+    def balance(self) -> float:
+        """What was lost; below 0 what was made out of nothing."""
+        return self.enqueued - sum(self.finished.values()) - self.live
+
+
+def books(fleet: Fleet) -> Books:
+    """One scrape."""
+    read: defaultdict[str, float] = defaultdict(float)
+    finished: defaultdict[str, float] = defaultdict(float)
+    for block in reader_of(fleet.producer).blocks():
+        read[block.metric.name] += block.values[0]
+        if block.metric is names.QUEUE_FINISHED:
+            finished[block.labels[-1]] += block.values[0]
+    live = (names.QUEUE_DEPTH, names.QUEUE_SCHEDULED, names.QUEUE_BLOCKED, names.QUEUE_RUNNING)
+    assert {metric.name for metric in live} <= set(read), "the queue could not be read"
+    return Books(
+        read[names.QUEUE_ENQUEUED.name], dict(finished), sum(read[metric.name] for metric in live)
+    )
 
 
 async def enqueue(worker: Worker[Any], names: list[str], count: int) -> list[Task[Any, Any]]:

@@ -14,7 +14,7 @@ import anyio
 import pytest
 
 from streaq import TaskStatus
-from tests.kill.harness import Fleet, enqueue, leftovers, results_of, stray_keys
+from tests.kill.harness import Fleet, books, enqueue, leftovers, results_of, stray_keys
 from tests.kill.workload import LEASE_S
 from tests.servers import Server
 
@@ -54,6 +54,8 @@ async def settle_down(fleet: Fleet) -> None:
     fleet.close()
     assert leftovers(fleet) == []
     assert stray_keys(fleet) == []
+    read = await anyio.to_thread.run_sync(books, fleet)
+    assert (read.balance, read.live) == (0, 0)
 
 
 async def test_random_kills(fleet: Fleet) -> None:
@@ -66,13 +68,14 @@ async def test_random_kills(fleet: Fleet) -> None:
             worker.enqueue_unsafe("plain", i).then(worker.enqueue_unsafe("double").parent)
             for i in range(300)
         ]
-        await worker.enqueue_many(chains)
         everything = [link for chain in chains for link in chain.chain()] + tasks
+        await worker.enqueue_many(chains)
         crew = [fleet.start() for _ in range(2)]
         for _ in range(8):
             await anyio.sleep(rng.uniform(0.7, 1.6))
             victim = rng.choice(crew)
             fleet.kill(victim)
+            assert (await anyio.to_thread.run_sync(books, fleet)).balance == 0
             crew.remove(victim)
             crew.append(fleet.start())
         results = await results_of(worker, everything, 90)
@@ -88,6 +91,11 @@ async def test_random_kills(fleet: Fleet) -> None:
                 assert result.result == (n * 2 if task.parent.fn_name == "double" else n)
             else:
                 assert "fails" in task.parent.fn_name or "died" in str(result.exception)
+        read = await anyio.to_thread.run_sync(books, fleet)
+        assert read.enqueued == len(everything)
+        succeeded = sum(result.success for result in results.values())
+        ended = {"success": succeeded, "failed": len(everything) - succeeded}
+        assert {status: n for status, n in read.finished.items() if n} == ended
         for tries in fleet.tries().values():
             assert sorted(set(tries)) == sorted(tries), "a try ran twice"
         for status in (TaskStatus.QUEUED, TaskStatus.RUNNING, TaskStatus.SCHEDULED):
