@@ -54,4 +54,10 @@ MetricsHost: TypeAlias = Annotated[
 LogFormatOption: TypeAlias = Annotated[
     LogFormat, typer.Option(help="auto is console on a terminal, and JSON elsewhere.")
 ]
-LogLevelOption: TypeAlias = Annotated[LogLevel, typer.Option(help="The least that is logged.")]
+LogLevelOption: TypeAlias = Annotated[
+    LogLevel | None,
+    typer.Option(
+        show_default="info, or what the application has set",
+        help="The least that is logged.",
+    ),
+]

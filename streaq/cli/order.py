@@ -13,13 +13,14 @@ class Order:
     :param path: ``module:worker``.
     :param burst: whether to stop when the queue is empty.
     :param otlp: whether sending traces was asked for by name; else the environment says.
+    :param log_level: None when none was asked for.
     """
 
     path: str
     burst: bool = False
     otlp: bool = False
     log_format: str = "auto"
-    log_level: str = "info"
+    log_level: str | None = None
 
     def dumps(self) -> str:
         """As JSON."""

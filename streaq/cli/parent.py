@@ -60,6 +60,7 @@ class Parent:
     :param fleet: where their metrics are added up, if they are served.
     :param reload: whether ``changed`` will be called, and a worker that can't start is to wait for
         that.
+    :param renew: whether a change ends all, so that the parent can begin anew as well.
 
     Example::
 
@@ -67,12 +68,21 @@ class Parent:
     """
 
     def __init__(
-        self, order: Order, count: int, *, fleet: Fleet | None = None, reload: bool = False
+        self,
+        order: Order,
+        count: int,
+        *,
+        fleet: Fleet | None = None,
+        reload: bool = False,
+        renew: bool = False,
     ) -> None:
         self._order = order
         self._slots = [Slot() for _ in range(count)]
         self._fleet = fleet
         self._reload = reload
+        self._renew = renew
+        self.is_outdated = False
+        """Set when a change has ended it, as ``renew`` wants."""
         self._selector = selectors.DefaultSelector()
         self._bell, self._bell_end = socket.socketpair()
         self._signals = 0
@@ -95,7 +105,7 @@ class Parent:
         return self._status
 
     def _has_work(self) -> bool:
-        if self._reload and not self._signals:
+        if self._reload and not (self._signals or self.is_outdated):
             return True
         return any(s.child is not None or s.restart_at is not None for s in self._slots)
 
@@ -221,9 +231,10 @@ class Parent:
     def _end_of_reload(self) -> None:
         if self._reloading and all(slot.child is None for slot in self._slots):
             self._reloading = False
+            self.is_outdated = self._renew and not self._signals
             for slot in self._slots:
                 slot.delay_s = FIRST_DELAY_S
-                slot.restart_at = None if self._signals else 0.0
+                slot.restart_at = None if self._signals or self.is_outdated else 0.0
 
 
 def _leave_to_bell(number: int, frame: FrameType | None) -> None:

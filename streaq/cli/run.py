@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -59,7 +60,7 @@ def run(
     ] = None,
     metrics_host: MetricsHost = "127.0.0.1",
     log_format: LogFormatOption = LogFormat.AUTO,
-    log_level: LogLevelOption = LogLevel.INFO,
+    log_level: LogLevelOption = None,
 ) -> None:
     """Run workers until a signal.
 
@@ -69,21 +70,25 @@ def run(
     if not is_supported():
         raise StreaqError("streaq run needs a POSIX system; call worker.run_sync() instead.")
     level = LogLevel.DEBUG if verbose else log_level
-    order = Order(path, burst, otlp, log_format.value, level.value)
+    order = Order(path, burst, otlp, log_format.value, level.value if level else None)
     serve_at = None if metrics_port is None else (metrics_host, metrics_port)
-    sys.exit(_supervise(order, workers, reload=reload, serve_at=serve_at))
+    status = _supervise(order, workers, reload=reload, serve_at=serve_at)
+    if status is None:
+        _begin_anew()
+    sys.exit(status)
 
 
 def _supervise(
     order: Order, workers: int, *, reload: bool, serve_at: tuple[str, int] | None
-) -> int:
-    """Have a parent run the workers, with everything around it that was asked for."""
+) -> int | None:
+    """Have a parent run the workers, with everything around it that was asked for.
+
+    :returns: the exit status; None when all is to begin anew.
+    """
     if reload:
         _check_watchfiles()
     worker = _load_if_possible(order.path) if reload else load_worker(order.path)
-    from streaq.telemetry import configure_logging
-
-    configure_logging(order.log_format, order.log_level)  # pyright: ignore[reportArgumentType]
+    _set_up_logging(order)
     if worker is not None:
         keep_embedded(worker)
     with ExitStack() as stack:
@@ -95,10 +100,39 @@ def _supervise(
             server = fleet.serve(host=serve_at[0], port=serve_at[1])
             stack.callback(server.close)
             logger.info("serving http://%s:%d/metrics", serve_at[0], server.port)
-        parent = Parent(order, workers, fleet=fleet, reload=reload)
+        parent = Parent(order, workers, fleet=fleet, reload=reload, renew=worker is None)
         if reload:
             stack.enter_context(_watching(parent))
-        return parent.run()
+        status = parent.run()
+    return None if parent.is_outdated else status
+
+
+def _begin_anew() -> NoReturn:
+    """Be the same process with nothing imported, to get to know the worker and its queue.
+
+    What a failed import leaves behind, in ``sys.modules`` or a metrics registry, spoils the next.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - no shell, indeed
+
+
+def _set_up_logging(order: Order) -> None:
+    """As ordered; and say what became of a level that met the application's own handlers."""
+    from streaq.telemetry import configure_logging
+
+    own = list(logging.getLogger().handlers) if order.log_format == LogFormat.AUTO else []
+    configure_logging(order.log_format, order.log_level)  # pyright: ignore[reportArgumentType]
+    if not own or order.log_level is None:
+        return
+    logger.info("the application's log handlers are kept; the level is %s", order.log_level)
+    deaf = min(handler.level for handler in own)
+    if deaf > logging.getLogger().level:
+        logger.warning(
+            "the application's log handlers write nothing below %s; --log-format console or json "
+            "replaces them",
+            logging.getLevelName(deaf).lower(),
+        )
 
 
 def keep_embedded(worker: Worker[Any]) -> None:

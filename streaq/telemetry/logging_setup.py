@@ -64,15 +64,24 @@ def configure_logging(
         for handler in root.handlers:
             handler.addFilter(TaskContextFilter())
         if level is not None:
-            for logger in (root, logging.getLogger("streaq")):
-                logger.setLevel(level.upper())
+            _set_level(level)
         return
     out = stream or cast("TextIO", sys.stderr)
     handler = logging.StreamHandler(out)
     console = log_format == "console" or (log_format == "auto" and out.isatty())
     handler.setFormatter(_console(colors=out.isatty()) if console else JsonFormatter())
     root.handlers[:] = [handler]
-    root.setLevel((level or "info").upper())
+    root.setLevel("INFO")
+    if level is not None:
+        _set_level(level)
+
+
+def _set_level(level: str) -> None:
+    """Instead of whatever the application has set, for streaq alone too."""
+    logging.getLogger().setLevel(level.upper())
+    own = logging.getLogger("streaq")
+    if own.level != logging.NOTSET:
+        own.setLevel(level.upper())
 
 
 def _console(*, colors: bool) -> logging.Formatter:

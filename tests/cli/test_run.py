@@ -14,7 +14,7 @@ import pytest
 
 from streaq.cli.parent import FIRST_DELAY_S, LONGEST_DELAY_S, SETTLED_S, Slot
 from streaq.task import TaskStatus
-from tests.cli.support import HERE, LIMIT_S, eventually, is_alive, process
+from tests.cli.support import HERE, LIMIT_S, Process, eventually, is_alive, process
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -80,6 +80,49 @@ def test_verbose_shows_debug_lines(shop: Any, verbose: list[str]) -> None:
     assert said.status == 0, said.err
     assert ("quiet words" in said.err) is bool(verbose)
     assert STOPPED in said.err
+
+
+OWN_LOGGING = """
+import logging, sys
+handler = logging.StreamHandler(sys.stderr)
+handler.setLevel({handler!r})
+logging.basicConfig(level="WARNING", format="mine %(levelname)s %(message)s", handlers=[handler])
+logging.getLogger("streaq").setLevel("ERROR")
+from shop import worker
+"""
+
+
+@pytest.mark.parametrize(
+    ("handler", "args", "said", "unsaid"),
+    [
+        ("NOTSET", [], [], ["quiet words", "task.finished", "the level is"]),
+        (
+            "NOTSET",
+            ["-v"],
+            ["mine DEBUG quiet words", "task.finished", "handlers are kept; the level is debug"],
+            [STARTED],
+        ),
+        ("NOTSET", ["--log-level", "info"], ["mine INFO", "task.finished"], ["quiet words"]),
+        ("NOTSET", ["--log-level", "error"], [], ["task.finished"]),
+        (
+            "WARNING",
+            ["-v"],
+            ["handlers write nothing below warning; --log-format console or json replaces them"],
+            ["quiet words"],
+        ),
+        ("WARNING", ["-v", "--log-format", "json"], [STARTED, "quiet words"], ["mine"]),
+    ],
+)
+def test_an_explicit_level_works_with_the_applications_own_logging(
+    shop: Any, tmp_path: Path, handler: str, args: list[str], said: list[str], unsaid: list[str]
+) -> None:
+    (tmp_path / "made_up.py").write_text(OWN_LOGGING.format(handler=handler))
+    enqueue(shop.worker, shop.murmur.enqueue())
+    with process("run", "made_up:worker", "-b", *args, cwd=tmp_path, PYTHONPATH=str(HERE)) as run:
+        ended = run.end()
+    assert ended.status == 0
+    assert [part for part in said if part not in ended.err] == []
+    assert [part for part in unsaid if part in ended.err] == []
 
 
 @pytest.mark.parametrize(
@@ -257,13 +300,37 @@ def test_reload_waits_for_a_broken_module_to_be_mended(
         assert run.end().status == 0
 
 
+def test_a_mended_module_is_watched_like_any_other(shop: Any, tmp_path: Path) -> None:
+    """The parent, too, must get to know the queue whose module was broken when it began."""
+    module = tmp_path / "made_up.py"
+    counter = "import prometheus_client\nprometheus_client.Counter('made_up', 'x')\n"
+    module.write_text(f"{counter}import made_up_missing\n")
+    args = ("run", "made_up:worker", "--reload", "--metrics-port", "0")
+    with process(*args, cwd=tmp_path) as run:
+        run.wait_for_line("waiting for files to change")
+        module.write_text(f"{counter}broken(\n")
+        run.wait_for_line("waiting for files to change", times=2)
+        module.write_text((HERE / "shop.py").read_text(encoding="utf-8") + counter)
+        run.wait_for_line(STARTED)
+        url = serving(run)
+        workers = f'streaq_queue_workers{{queue="{shop.worker.queue_name}"}} 1.0'
+        eventually(lambda: workers in fetch(url), workers)
+        run.signal(signal.SIGTERM)
+        assert run.end().status == 0
+
+
+def serving(run: Process) -> str:
+    """Where the metrics are, as it said last."""
+    line = next(line for line in reversed(run.lines) if "serving http" in line)
+    return line.split("serving ")[1].split('"')[0]
+
+
 def test_one_endpoint_for_all_workers(shop: Any) -> None:
     tasks = [shop.add.enqueue(i, 1) for i in range(40)]
     with process("run", "shop:worker", "--workers", "2", "--metrics-port", "0") as run:
         run.wait_for_line("serving http://127.0.0.1:")
         run.wait_for_line(STARTED, times=2)
-        url = next(line for line in run.lines if "serving" in line).split("serving ")[1]
-        url = url.split('"')[0]
+        url = serving(run)
         enqueue(shop.worker, *tasks)
         results(shop.worker, *tasks)
         wanted = (
