@@ -2,6 +2,13 @@
 
 `python -m benchmarks.telemetry` drains 20,000 no-ops in each way of `WAYS`, round after round, then
 200,000 through one worker with everything on. `make bench` does it before the tables are written.
+
+A rate is of whole processes, from the start of the first task to the end of the last: with all
+that the worker, its exporter and its log file take of the machine meanwhile, and Redis beside them.
+Not in it are the imports before the first task, and the spans that are still queued at the last
+one's end (a run in which one never arrives is thrown out). The processor time a task is that of the
+worker from when it is let go, without its start, until its last span has arrived. Memory is
+compared at rest: after so many tasks, and all their spans.
 """
 
 from __future__ import annotations
@@ -26,6 +33,8 @@ COST, MEMORY = "telemetry-cost", "telemetry-memory"
 OFF, QUIET, LOGGED, FULL, PEER = "off", "quiet", "default", "full", "peer"
 EARLY, MANY = 20_000, 200_000
 SPANS_S = 60
+SILENCE_S = 6
+"""Longer than the SDK's exporter keeps a span that could go."""
 
 OURS_SCRIPT = "adapters/ours.py"
 WAYS: dict[str, Entrant] = {
@@ -77,21 +86,29 @@ def drain(entrant: Entrant, n: int, otlp_url: str) -> dict[str, float]:
             new_spans(otlp_url)  # those of the client
         _, tally, cpu = drained(stage, n, 1)
         if entrant.traced:
+            drained_s = stage.worker_cpu_s()
             wait_for_spans(otlp_url, n)
+            cpu += stage.worker_cpu_s() - drained_s
         return {"rate": tally.rate, "worker_us": cpu / n * 1e6}
 
 
 def memory(
     entrant: Entrant, otlp_url: str, early: int = EARLY, many: int = MANY
 ) -> dict[str, float]:
-    """The worker's resident memory after the first `early` tasks and after all `many`."""
+    """The worker's resident memory after the first `early` tasks and after all `many`, each time
+    when nothing is left to do: under load it goes up and down, which could hide that it grows.
+    """
     with Stage(entrant, otlp_url=otlp_url) as stage:
-        stage.client("enqueue", "--n", many, "--mode", "batch", "--chunk", 10_000)
         stage.start_workers()
-        stage.wait_count(early, exact=False)
-        first_mb = stage.worker_rss_mb()
-        tally = stage.wait_count(many)
-        return {"early_mb": first_mb, "late_mb": stage.worker_rss_mb(), "rate": tally.rate}
+
+        def after(more: int, total: int) -> float:
+            stage.client("enqueue", "--n", more, "--mode", "batch", "--chunk", 10_000)
+            stage.wait_count(total)
+            wait_for_spans(otlp_url, more)
+            wait_for_silence(otlp_url)
+            return stage.worker_rss_mb()
+
+        return {"early_mb": after(early, early), "late_mb": after(many - early, many)}
 
 
 def new_spans(otlp_url: str) -> int:
@@ -108,6 +125,17 @@ def wait_for_spans(otlp_url: str, wanted: int) -> None:
         time.sleep(0.1)
 
 
+def wait_for_silence(otlp_url: str) -> None:
+    """Until no span comes any more: those of the client's are counted among the first."""
+    deadline, quiet_since = time.monotonic() + SPANS_S, time.monotonic()
+    while (now := time.monotonic()) - quiet_since < SILENCE_S:
+        if now > deadline:
+            raise RunError("there is no end of spans")
+        if new_spans(otlp_url):
+            quiet_since = now
+        time.sleep(0.1)
+
+
 def measure(book: Book, runs: int, n: int = N, *, ways: Sequence[str] = tuple(WAYS)) -> None:
     """Fill the book's cells of both workloads, from nothing."""
     for environment in dict.fromkeys(WAYS[way].environment for way in ways):
@@ -121,7 +149,8 @@ def measure(book: Book, runs: int, n: int = N, *, ways: Sequence[str] = tuple(WA
                 book.save()
         if FULL in ways:
             cell = book.fresh(MEMORY, WAYS[FULL].name)
-            take(cell, MANY, lambda: memory(WAYS[FULL], url))
+            early, many = round(EARLY * n / N), round(MANY * n / N)
+            take(cell, many, lambda: memory(WAYS[FULL], url, early, many))
             book.save()
 
 
@@ -144,11 +173,28 @@ def verdicts(book: Book) -> list[Verdict]:
     """The bars of the telemetry issue; a run that lost a span gives no figure."""
     peer, off = rates(book, PEER), rates(book, OFF)
     return [
-        against("metrics and logs to a file, against streaq 7.2.0", rates(book, LOGGED), peer, 8),
-        against("everything on and exported, against streaq 7.2.0", rates(book, FULL), peer, 5),
-        over("default settings without an SDK or log lines, over off", off, rates(book, QUIET)),
+        against(
+            "metrics and logs to a file, against streaq 7.2.0",
+            rates(book, LOGGED), peer, 8, processor(book, LOGGED, PEER),
+        ),
+        against(
+            "everything on and exported, against streaq 7.2.0",
+            rates(book, FULL), peer, 5, processor(book, FULL, PEER),
+        ),
+        over(
+            "default settings without an SDK or log lines, over off",
+            off, rates(book, QUIET), processor(book, QUIET, OFF),
+        ),
         growth(book),
-    ]
+    ]  # fmt: skip
+
+
+def processor(book: Book, one: str, other: str) -> str:
+    """What a task takes of the worker's processor, without the worker's start."""
+    first, second = (book.median(COST, WAYS[way].name, "worker_us") for way in (one, other))
+    if not first or not second:
+        return ""
+    return f"; worker {plain(first)} us of CPU a task against {plain(second)}"
 
 
 def rates(book: Book, way: str) -> list[float]:
@@ -156,23 +202,27 @@ def rates(book: Book, way: str) -> list[float]:
     return cell.samples.get("rate", []) if cell else []
 
 
-def against(title: str, ours: Sequence[float], theirs: Sequence[float], bar: float) -> Verdict:
+def against(
+    title: str, ours: Sequence[float], theirs: Sequence[float], bar: float, more: str = ""
+) -> Verdict:
     ratios = [a / b for a, b in zip(ours, theirs, strict=False)]
     if not ratios:
         return Verdict(title, f">= {bar:g} x", "", "", None)
     middle = statistics.median(ratios)
-    detail = f"{plain(statistics.median(ours))} against {plain(statistics.median(theirs))}"
+    detail = f"{plain(statistics.median(ours))} against {plain(statistics.median(theirs))}{more}"
     spread = f"{min(ratios):.3g} to {max(ratios):.3g}"
     return Verdict(title, f">= {bar:g} x", f"{middle:.3g} x ({detail})", spread, middle >= bar)
 
 
-def over(title: str, off: Sequence[float], on: Sequence[float], bar: float = 10) -> Verdict:
+def over(
+    title: str, off: Sequence[float], on: Sequence[float], cpu: str = "", bar: float = 10
+) -> Verdict:
     """By how many per cent a task takes longer."""
     more = [(a / b - 1) * 100 for a, b in zip(off, on, strict=False)]
     if not more:
         return Verdict(title, f"<= {bar:g} %", "", "", None)
     middle = statistics.median(more)
-    detail = f"{plain(statistics.median(on))} against {plain(statistics.median(off))}"
+    detail = f"{plain(statistics.median(on))} against {plain(statistics.median(off))}{cpu}"
     spread = f"{min(more):.3g} to {max(more):.3g}"
     return Verdict(title, f"<= {bar:g} %", f"{middle:.3g} % ({detail})", spread, middle <= bar)
 
