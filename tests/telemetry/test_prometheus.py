@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import anyio
 import psutil
 import pytest
+import redis
 
 from streaq import TaskStatus
 from streaq.telemetry import names
@@ -64,10 +65,16 @@ async def workload(plant: Plant) -> None:
         tasks += [await call("ok").start(delay=0.1) for _ in range(3)]
         tasks += [await call("fails") for _ in range(4)]
         tasks += [await call("retries") for _ in range(5)]
-        tasks += [await call("times_out") for _ in range(2)]
+        slow = [await call("times_out") for _ in range(2)]
         tasks += [await call("nobody").start(priority="low")]
         first = await call("ok").start(delay=0.2)
         tasks += [first, await call("ok").start(after=first.id)]
+        # Neither body is run: what it waits for fails, and what it is given can't be read.
+        tasks += [*slow, await call("plus", 1).start(after=slow[0].id)]
+        tasks.append(await call("plus", Unreadable()))
+        # An expiry travels with the task, so whoever enqueues must know of it.
+        expires = worker.registry.get("expires") or worker.task(name="expires", expire=0.001)(_body)
+        tasks.append(await expires.enqueue().start(after=first.id))
         await finished(tasks)
         endless = await call("endless")
         await status_is(endless, TaskStatus.RUNNING)
@@ -79,6 +86,16 @@ async def workload(plant: Plant) -> None:
         await status_is(sole, TaskStatus.RUNNING)
         clash = await call("sole", 0.0)
         await finished([sole, clash])
+
+
+class Unreadable:
+    """Goes into the queue, and never comes out again."""
+
+    def __reduce__(self) -> Any:
+        return int, ("no number",)
+
+
+async def _body() -> None: ...
 
 
 async def finished(tasks: list[Any]) -> None:
@@ -113,6 +130,7 @@ async def test_every_metric_says_what_happened(scraped: Scraped) -> None:
             await task.abort(10)
         await anyio.sleep(1.5)
     assert_conservation(ask)
+    await trouble(plant, ask)
     assert_exemplars(ask, {f"{s.context.trace_id:032x}" for s in plant.seen.spans if s.context})
 
 
@@ -137,6 +155,29 @@ async def freeze(plant: Plant) -> None:
     for child in plant.children():
         if child.status() == psutil.STATUS_STOPPED:
             child.send_signal(signal.SIGCONT)
+
+
+async def trouble(plant: Plant, ask: Prometheus) -> None:
+    """Redis lets nobody in for a while; then all workers stand still while a schedule fires."""
+    failed = lambda: ask.sum("streaq_redis_errors_total", by="operation")  # noqa: E731
+    with redis.Redis.from_url(plant.server.url, single_connection_client=True) as client:
+        client.config_set("requirepass", "changed")
+        client.client_kill_filter(_type="normal", skipme=True)
+        try:
+            assert await anyio.to_thread.run_sync(wait_for, failed, 20)
+        finally:
+            client.config_set("requirepass", "")
+    await anyio.to_thread.run_sync(wait_for, lambda: plant.get("/readyz")[0] == 200, 30)
+    children = plant.children()
+    for child in children:
+        child.send_signal(signal.SIGSTOP)
+    try:
+        await anyio.sleep(3.5)
+    finally:
+        for child in children:
+            child.send_signal(signal.SIGCONT)
+    missed = lambda: ask.rows("max(streaq_cron_missed_total)")[0][1]  # noqa: E731
+    assert 2 <= await anyio.to_thread.run_sync(wait_for, missed, 20) <= 10
 
 
 async def wait_until_settled(ask: Prometheus) -> None:
@@ -199,23 +240,25 @@ def assert_counters(ask: Prometheus) -> None:
     enqueued = totals(ask, "streaq_tasks_enqueued_total", "task")
     assert enqueued == {
         "ok": ok + 1, "fails": 4, "retries": 5, "times_out": 2, "nobody": 1, "endless": 1,
-        "sole": 2, "dies": 1, "freeze": 1,
+        "sole": 2, "dies": 1, "freeze": 1, "plus": 2, "expires": 1,
     }  # fmt: skip
     by_kind = totals(ask, "streaq_tasks_enqueued_total", "kind")
-    assert (by_kind["delayed"], by_kind["dependent"]) == (5, 1)
+    assert (by_kind["delayed"], by_kind["dependent"]) == (5, 3)
     assert sum(by_kind.values()) == sum(enqueued.values())
     # The killed process began an attempt that nobody saw end; it was counted all the same.
     assert totals(ask, "streaq_tasks_started_total", "task") == {
         "ok": ok, "fails": 4, "retries": 15, "times_out": 2, "endless": 1, "sole": 1, "dies": 2,
-        "freeze": 2,
+        "freeze": 2, "plus": 1,
     }  # fmt: skip
     assert totals(ask, "streaq_tasks_finished_total", "status") == {
-        "success": ok + 5 + 1 + 2, "failed": 4 + 2 + 1 + 1, "aborted": 2,
+        "success": ok + 5 + 1 + 2, "failed": 4 + 2 + 1 + 1 + 2, "aborted": 2, "expired": 1,
     }  # fmt: skip
     assert totals(ask, "streaq_tasks_retried_total", "reason") == {"asked": 10}
     failed = totals(ask, "streaq_tasks_failed_total", "exception")
-    assert failed == {"KeyError": 4, "TimeoutError": 2, "StreaqError": 2}
-    assert totals(ask, "streaq_tasks_refused_total", "reason") == {"unknown": 1, "unique": 1}
+    assert failed == {"KeyError": 4, "TimeoutError": 2, "StreaqError": 4}
+    assert totals(ask, "streaq_tasks_refused_total", "reason") == {
+        "unknown": 1, "unique": 1, "dependency": 1, "undecodable": 1, "expired": 1,
+    }  # fmt: skip
     assert totals(ask, "streaq_tasks_reclaimed_total", "task") == {"dies": 1, "freeze": 1}
     assert totals(ask, "streaq_tasks_fenced_total", "task") == {"freeze": 1}
     assert totals(ask, "streaq_tasks_finished_total", "priority")["low"] == 1
