@@ -268,10 +268,12 @@ def assert_histograms(ask: Prometheus) -> None:
     started = totals(ask, "streaq_tasks_started_total", "task")
     assert totals(ask, "streaq_task_queue_wait_seconds_count", "task") == started
     durations = totals(ask, "streaq_task_duration_seconds_count", "status")
-    # Of 133 attempts one died with its process, and the fenced one ended in success.
-    assert durations == {
-        "success": 105 + 5 + 1 + 1 + 2, "failed": 6, "retried": 10, "aborted": 1,
-    }  # fmt: skip
+    # Of 133 attempts one died with its process. The fenced one ended in success, unless it heard
+    # first that its lease was lost: it is stopped then, and that is no end of its own.
+    fenced = durations["success"] - (105 + 5 + 1 + 1 + 1)
+    assert fenced in (0, 1)
+    others = {status: n for status, n in durations.items() if status not in ("success", "lost")}
+    assert others == {"failed": 6, "retried": 10, "aborted": 1}
     # Every task that ran to its end, however often it was tried.
     assert totals(ask, "streaq_task_end_to_end_seconds_count", "task") == {
         "ok": 105, "fails": 4, "retries": 5, "times_out": 2, "endless": 1, "sole": 1, "dies": 1,
