@@ -44,7 +44,7 @@ def _ending_of(
 ) -> Ending:
     attempt = never_started(
         hooks, queue, worker_id, change.task_id, change.fn, change.priority, change.kind,
-        change.created_ms, change.due_ms, change.headers,
+        change.created_ms, change.due_ms, change.headers, now_ms, links=change.links,
     )  # fmt: skip
     reason = "skipped" if status == "success" else "dependency"
     return Ending(attempt, status, reason, error, now_ms, 0.0, 0, None)
@@ -61,6 +61,7 @@ def never_started(
     created_ms: int,
     due_ms: int,
     headers: bytes,
+    now_ms: int,
     *,
     tries: int = 0,
     enqueued_ms: int = 0,
@@ -69,9 +70,10 @@ def never_started(
 ) -> Attempt:
     """The attempt that was not: of a task that ended without its body being run."""
     return Attempt(
-        queue, fn, task_id, priority, cast("Kind", kind or "immediate"), tries, None, worker_id,
+        queue, fn, task_id, priority, cast("Kind", kind or "immediate"), tries,
+        hooks.max_tries(fn), worker_id,
         created_ms, due_ms, enqueued_ms, 0, decode_headers(headers), previous,
-        tuple(links.split()), hooks.is_silent(fn), (), {}, Mark(),
+        tuple(links.split()), hooks.is_silent(fn), (), {}, Mark(), refused_ms=now_ms,
     )  # fmt: skip
 
 
@@ -85,7 +87,7 @@ def tell_refused(
         return
     attempt = never_started(
         hooks, queue, worker_id, refused.task_id, refused.fn, refused.priority, refused.kind,
-        refused.created_ms, refused.due_ms, refused.headers, tries=refused.tries,
+        refused.created_ms, refused.due_ms, refused.headers, now_ms, tries=refused.tries,
         enqueued_ms=refused.enqueued_ms, previous=refused.previous, links=refused.links,
     )  # fmt: skip
     if aborted:

@@ -88,6 +88,12 @@ def _scheduled(history: TaskHistory, snapshot: QueueSnapshot) -> str:
         return f"It is delayed: {say_ms(wait_ms)} more {what}."
     if not snapshot.workers:
         return f"It has been due for {say_ms(-wait_ms)}, and no worker lives to queue it."
+    served = any(history.priority in w.get("priorities", ()) for w in snapshot.workers)
+    if not (served or history.crontab):  # any worker sees to timetables
+        return (
+            f"It has been due for {say_ms(-wait_ms)}, and no live worker serves its priority, "
+            f"{history.priority}, to queue it."
+        )
     return f"It is due now ({say_ms(-wait_ms)} ago) and about to be queued."
 
 
@@ -109,8 +115,17 @@ def _queued(history: TaskHistory, standing: Standing, snapshot: QueueSnapshot) -
             f"started now, it would be refused."
         )
     if standing.reserved_by:
-        return f"Worker {standing.reserved_by} has prefetched it and starts it in its turn."
+        return _reserved(standing.reserved_by, workers)
     return _in_line(standing.before, priority, able)
+
+
+def _reserved(by: str, workers: Sequence[dict[str, Any]]) -> str:
+    if by in {w.get("id") for w in workers}:
+        return f"Worker {by} has prefetched it and starts it in its turn."
+    return (
+        f"It is queued, but worker {by}, which has prefetched it, gives no sign of life; another "
+        f"with a free slot takes it over when the lease has run out."
+    )
 
 
 def _in_line(before: int, priority: str, able: Sequence[dict[str, Any]]) -> str:

@@ -8,8 +8,10 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 Kind: TypeAlias = Literal["immediate", "delayed", "cron", "dependent", "retry"]
 """Why a task became due: at once, later, by a schedule, after another task, or again."""
 
-Status: TypeAlias = Literal["success", "failed", "aborted", "retried", "returned", "refused"]
-"""How an attempt (or the refusal to start one) ended."""
+Status: TypeAlias = Literal[
+    "success", "failed", "aborted", "retried", "returned", "lost", "refused"
+]
+"""How an attempt (or the refusal to start one) ended; ``lost``: another worker took it over."""
 
 
 class Enqueue(NamedTuple):
@@ -78,13 +80,18 @@ class Attempt(NamedTuple):
     first_due_ms: int = 0
     """When the task's first attempt was due, so that a retry can tell the time since then without
     the intended delay; 0 when it is not known (then ``created_ms`` is used)."""
+    retry_delay_ms: int = 0
+    """Of a retry: intended delay since the attempt before it ended."""
+    refused_ms: int = 0
+    """When it was refused or aborted, if that was before it started; else 0."""
 
     @property
     def wait_ms(self) -> int:
-        """Milliseconds between being due and queued, and being started; never negative."""
-        if not self.started_ms:
-            return 0
-        return max(0, self.started_ms - max(self.due_ms, self.created_ms))
+        """Milliseconds between being due and queued, and being started or refused; never negative.
+        0 of a task that was never in the queue.
+        """
+        until_ms = self.started_ms or (self.enqueued_ms and self.refused_ms)
+        return max(0, until_ms - max(self.due_ms, self.created_ms)) if until_ms else 0
 
 
 class Ending(NamedTuple):
@@ -95,8 +102,8 @@ class Ending(NamedTuple):
     reason: str
     """success: ``ok`` or ``skipped`` (a fail-over not needed); failed: ``error``, ``timeout`` or
     ``exhausted``; retried: ``asked`` or ``timeout``; aborted: ``user`` or ``raised``; returned:
-    ``shutdown``; refused: ``expired``, ``unknown``, ``undecodable``, ``exhausted``, ``unique``,
-    ``drift`` or ``dependency``."""
+    ``shutdown``; lost: ``lost``; refused: ``expired``, ``unknown``, ``undecodable``,
+    ``exhausted``, ``unique``, ``drift`` or ``dependency``."""
     error: BaseException | None
     finished_ms: int
     duration_s: float

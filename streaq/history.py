@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,10 @@ class PastAttempt:
     error: str
     """Class and message of the exception; empty without one."""
     trace_id: str
-    """Of its span; empty when it was not traced."""
+    """Of its span; empty when it was not traced, or its worker died too soon to say."""
+    why: str = ""
+    """Why it was started, unless it is the first: ``asked`` (the one before raised
+    ``StreaqRetry``), ``timeout``, ``lost`` (the worker died) or ``returned`` (it shut down)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,7 @@ class TaskHistory:
 
 def history_of_live(seen: Seen) -> TaskHistory:
     """What a look at a task that has not ended tells of it."""
-    attempts = [_earlier(entry) for entry in json.loads(f"[{seen.text('log')}]")]
+    attempts, why = _earlier(json.loads(f"[{seen.text('log')}]"))
     if seen.state == "running":
         attempts.append(
             PastAttempt(
@@ -82,7 +85,8 @@ def history_of_live(seen: Seen) -> TaskHistory:
                 None,
                 "running",
                 "",
-                "",
+                _trace_id(seen.text("trace")),
+                why,
             )
         )
     return TaskHistory(
@@ -106,7 +110,7 @@ def history_of_live(seen: Seen) -> TaskHistory:
 
 def history_of_ended(record: Record) -> TaskHistory:
     """What a result record tells of its task."""
-    attempts = [_earlier(entry) for entry in record.ledger]
+    attempts, why = _earlier(record.ledger)
     if record.started_ms:
         attempts.append(
             PastAttempt(
@@ -117,6 +121,7 @@ def history_of_ended(record: Record) -> TaskHistory:
                 record.status,
                 record.text,
                 _trace_id(record.trace),
+                why,
             )
         )
     return TaskHistory(
@@ -144,11 +149,18 @@ def _error(record: Record) -> str:
     return str(error_without_value(record))
 
 
-def _earlier(entry: Mapping[str, Any]) -> PastAttempt:
-    return PastAttempt(
-        int(entry["try"]), str(entry["worker"]), int(entry["began"]), int(entry["ended"]),
-        str(entry["outcome"]), str(entry["error"]), _trace_id(str(entry["trace"])),
-    )  # fmt: skip
+def _earlier(ledger: Sequence[Mapping[str, Any]]) -> tuple[list[PastAttempt], str]:
+    """The attempts in a ledger, and why the one after them was started."""
+    attempts: list[PastAttempt] = []
+    why = ""
+    for entry in ledger:
+        outcome = str(entry["outcome"])
+        attempts.append(PastAttempt(
+            int(entry["try"]), str(entry["worker"]), int(entry["began"]), int(entry["ended"]),
+            outcome, str(entry["error"]), _trace_id(str(entry["trace"])), why,
+        ))  # fmt: skip
+        why = str(entry.get("reason") or outcome)
+    return attempts, why
 
 
 def _trace_id(traceparent: str) -> str:

@@ -225,11 +225,16 @@ class Dispatcher:
     on_loop_blocked: Slot
 
     def __init__(
-        self, hooks: Sequence[Hook] = (), is_silent: Callable[[str], bool] = lambda _: False
+        self,
+        hooks: Sequence[Hook] = (),
+        is_silent: Callable[[str], bool] = lambda _: False,
+        max_tries: Callable[[str], int | None] = lambda _: None,
     ) -> None:
         self.hooks = tuple(hooks)
         self.is_silent = is_silent
         """Whether the task of this name is registered as silent."""
+        self.max_tries = max_tries
+        """How often the task of this name may be tried, as far as it is registered here."""
         self.errors = 0
         self._complaints = Complaints()
         for name in SLOTS:

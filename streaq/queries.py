@@ -189,8 +189,8 @@ class Queries:
             text = [field.decode() for field in aborted.fields]
             attempt = never_started(
                 self._hooks, self._queue, self._client_id, task_id, text[1], text[0], text[5],
-                int(text[2]), int(float(text[3])), aborted.fields[6], tries=int(text[4]),
-                previous=text[7],
+                int(text[2]), int(float(text[3])), aborted.fields[6], now_ms, tries=int(text[4]),
+                enqueued_ms=int(text[9] or 0), previous=text[7],
             )  # fmt: skip
             error = StreaqCancelled("The task was aborted before it ran.")
             ending = Ending(attempt, "aborted", "user", error, now_ms, 0.0, 0, None)

@@ -110,12 +110,16 @@ class Session:
                     ),
                     *hooks,
                 ]
-            self._hooks = Dispatcher(hooks, self._is_silent)
+            self._hooks = Dispatcher(hooks, self._is_silent, self._max_tries)
         return self._hooks
 
     def _is_silent(self, name: str) -> bool:
         task = self._worker.registry.get(name)
         return task is not None and task.silent
+
+    def _max_tries(self, name: str) -> int | None:
+        task = self._worker.registry.get(name)
+        return None if task is None else task.max_tries
 
     def broker(self) -> Broker:
         """The open broker.

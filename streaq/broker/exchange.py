@@ -36,6 +36,8 @@ class Handover(NamedTuple):
     when: str
     trace: str
     flags: str
+    reason: str = ""
+    """One word on why it is tried again."""
 
 
 Settle: TypeAlias = End | Handover

@@ -31,6 +31,8 @@ class Change(NamedTuple):
     due_ms: int
     kind: str
     headers: bytes
+    links: str
+    """Traces of the attempts that it waited for, of one that failed with them."""
 
 
 def whole(raw: bytes) -> int:
@@ -46,7 +48,7 @@ def parse_changes(raw: list[list[bytes]]) -> list[Change]:
     return [
         Change(
             r[0].decode(), r[1].decode(), r[2].decode(), r[3].decode(), r[4].decode(),
-            whole(r[5]), whole(r[6]), r[7].decode(), r[8],
+            whole(r[5]), whole(r[6]), r[7].decode(), r[8], r[9].decode(),
         )
         for r in raw
     ]  # fmt: skip

@@ -28,6 +28,7 @@ from streaq.engine.outcome import (
     Succeeded,
     classify,
     real_error,
+    said,
 )
 from streaq.engine.telling import Events
 from streaq.hooks import Attempt, Dispatcher, Ending, Reclaim
@@ -111,6 +112,8 @@ class Attempts:
         self._worker_id = worker_id
         self._finished = finished
         self._events = Events(queue, worker_id)
+        self.traced: Callable[[str], None] = _ignore
+        """Told of the trace of each attempt that begins and has one."""
         self._enter = hooks.on_enter
         # The backend's own class: anyio.CancelScope looks for it anew each time it is called.
         self._new_scope = type(anyio.CancelScope())
@@ -174,6 +177,8 @@ class Attempts:
         if not hooks.around_attempt:
             return await self._invoke(lease)
         with hooks.around(hooks.around_attempt, attempt):
+            if attempt.mark.trace:
+                self.traced(attempt.mark.trace)
             outcome = await self._invoke(lease)
             duration_s = time.monotonic() - began
             attempt.mark.end = self._events.ending(attempt, outcome, duration_s)
@@ -248,7 +253,8 @@ class Attempts:
             return self._end(lease, status, outcome.reason, duration_s, value, text)
         if isinstance(outcome, Retried):
             value = await self._codec.dump_error(real_error(outcome.error))
-            return self._hand_over(lease, "retry", value, one_line(outcome.error), outcome.when)
+            text = said(outcome.error)
+            return self._hand_over(lease, "retry", value, text, outcome.when, outcome.reason)
         if isinstance(outcome, Returned):
             return self._hand_over(lease, "return")
         return None
@@ -275,12 +281,17 @@ class Attempts:
 
     @staticmethod
     def _hand_over(
-        lease: Lease, action: str, value: bytes = b"", text: str = "", when: str = ""
+        lease: Lease,
+        action: str,
+        value: bytes = b"",
+        text: str = "",
+        when: str = "",
+        reason: str = "",
     ) -> Handover:
         c = lease.claimed
         return Handover(
             c.task_id, c.message_id, c.priority, c.try_number, action, value, text, when,
-            lease.trace, lease.function.flags,
+            lease.trace, lease.function.flags, reason,
         )  # fmt: skip
 
 
@@ -294,6 +305,10 @@ def never_began(lease: Lease) -> Finished:
         lease.function.flags,
     )  # fmt: skip
     return Finished(lease, settle, Returned(), None, 0.0)
+
+
+def _ignore(_: str) -> None:
+    """While nobody wants to know."""
 
 
 def _asyncio_cancels() -> bool:

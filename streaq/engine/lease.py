@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from streaq.broker.errors import RedisError
 from streaq.broker.scripts import Arg, call_sync
+from streaq.engine.slots import is_sampled
 
 if TYPE_CHECKING:
     from streaq.broker.connection import Connector, SyncClient
@@ -31,12 +32,15 @@ LostLease = tuple[str, str]
 """Task id and try; no try for a reserved message."""
 
 DEAD_AFTER_LEASES = 10
+TELL_TRACES_EVERY_S = 0.05
+"""An attempt's trace is in Redis once it has run for twice this time, at the latest."""
 
 
 class Leases:
     """Renews leases every quarter of ``idle_timeout``.
 
     :param held: what to renew; called from the thread.
+    :param running: of that, the attempts that run and are traced; called from the thread.
     :param functions: names the worker can run, for its health record.
     :param tell: called from the thread with the lost leases, the ids that are to stop, and
         1 when the server forgot the worker's functions (else 0).
@@ -51,6 +55,7 @@ class Leases:
         health: Health,
         *,
         held: Callable[[], list[Held]],
+        running: Callable[[], list[Held]],
         functions: Sequence[str],
         tell: Callable[[list[LostLease], list[str], int], None],
     ) -> None:
@@ -60,6 +65,11 @@ class Leases:
         self._digest = digest
         self._health = health
         self._held = held
+        self._running = running
+        self._begun = False
+        self._soon = False
+        self._new: set[str] = set()
+        self._told: set[str] = set()
         self._functions = list(functions)
         self._tell = tell
         self._started_ms = round(time.time() * 1000)
@@ -73,7 +83,16 @@ class Leases:
 
     def renew_soon(self) -> None:
         """Renew now instead of at the next interval. Safe in any thread."""
+        self._soon = True
         self._now.set()
+
+    def traced(self, traceparent: str) -> None:
+        """An attempt began that has this trace. Should this process be killed, the attempt after it
+        links to it: Redis is told a moment later, of all that then run still, in one call.
+        """
+        if not self._begun and is_sampled(traceparent):
+            self._begun = True
+            self._now.set()
 
     def stop(self) -> None:
         """Stop renewing, and wait for the thread to end."""
@@ -85,10 +104,11 @@ class Leases:
         interval_s = self._settings.lease_ms / 4000
         client: SyncClient | None = None
         while not self._stop.is_set():
-            self._now.clear()
+            self._soon = False
             try:
                 client = client or self._connector.open_sync()
                 self._renew(client)
+                self._rest(client, time.monotonic() + interval_s)
             except (RedisError, OSError) as e:
                 logger.debug("leases not renewed: %s", e)
                 client = self._reopen(client)
@@ -96,7 +116,7 @@ class Leases:
                 continue
             except Exception:
                 logger.exception("renewing leases failed")
-            self._now.wait(interval_s)
+                self._stop.wait(interval_s)
         if client is not None:
             client.close()
 
@@ -104,14 +124,44 @@ class Leases:
         if client is not None:
             client.close()
 
-    def _renew(self, client: SyncClient) -> None:
+    def _rest(self, client: SyncClient, until: float) -> None:
+        """Until it is time to renew again, or ``renew_soon``; traces are told meanwhile."""
+        while not (self._soon or self._stop.is_set()):
+            left_s = until - time.monotonic()
+            if left_s <= 0:
+                return
+            if self._begun:
+                if not self._stop.wait(TELL_TRACES_EVERY_S):
+                    self._tell_traces(client)
+            else:
+                self._now.wait(left_s)
+            self._now.clear()
+
+    def _tell_traces(self, client: SyncClient) -> None:
+        """Of attempts that run since the last time this was called or longer: most have ended
+        before, and cost nothing.
+        """
+        self._begun = False
+        traced = {lease[5]: lease for lease in self._running()}
+        self._told &= traced.keys()
+        new = traced.keys() - self._told
+        ripe = new & self._new
+        self._new = new - ripe
+        if self._new:
+            self._begun = True
+        if ripe:
+            self._renew(client, [traced[trace] for trace in ripe])
+            self._told |= ripe
+
+    def _renew(self, client: SyncClient, only: Sequence[Held] | None = None) -> None:
         settings = self._settings
         held = [] if self._loop_is_dead() else self._held()
+        leases = held if only is None or not held else only
         args: list[Arg] = [
             settings.consumer, settings.lease_ms, self._digest, self._record(len(held)),
-            len(settings.priorities), *settings.priorities, len(held),
+            len(settings.priorities), *settings.priorities, len(leases),
         ]  # fmt: skip
-        for lease in held:
+        for lease in leases:
             args += lease
         _, lost, stop, gone = call_sync(client, self._base, "renew", args)
         if lost or stop or gone:

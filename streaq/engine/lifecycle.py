@@ -39,6 +39,8 @@ logger = logging.getLogger("streaq")
 
 UNWIND_S = 10.0
 """How long a cancelled task may take to clean up before the worker leaves without it."""
+LEAVE_S = 5.0
+"""How long Redis may take to let the worker go."""
 
 
 class Life:
@@ -85,6 +87,7 @@ class Life:
         self._scheduler = Scheduler(broker, codec, hooks, settings, catalog.crons)
         self.pump.look = self._scheduler.look
         self._leases: Leases
+        self._working = anyio.CancelScope()
         self._reason = "cancelled"
         self._signalled = False
 
@@ -92,6 +95,7 @@ class Life:
         """Work until a signal, the end of the burst, or cancellation."""
         await self._register()
         self._leases = self._make_leases()
+        self._attempts.traced = self._leases.traced
         watchdog = self._make_watchdog()
         async with open_spawner(self._attempts.run) as self.pump.spawn:
             self._leases.start()
@@ -103,7 +107,10 @@ class Life:
             finally:
                 self._health.stopping()
                 with anyio.CancelScope(shield=True):
-                    await self._stop()
+                    async with anyio.create_task_group() as group:
+                        group.start_soon(self._beat, watchdog)
+                        await self._stop()
+                        group.cancel_scope.cancel()
                     watchdog.stop()
                     self._health.stopped()
                     self._tell(start=False)
@@ -111,6 +118,7 @@ class Life:
     async def _work(self, watchdog: Watchdog, task_status: TaskStatus[None]) -> None:
         pump, broker, settings = self.pump, self._broker, self._settings
         async with anyio.create_task_group() as group:
+            self._working = group.cancel_scope
             await broker.listen(self._on_control, self._on_control_ready)
             if settings.handle_signals and threading.current_thread() is threading.main_thread():
                 await group.start(self._handle_signals)  # before anything is claimed
@@ -127,24 +135,38 @@ class Life:
 
     async def _stop(self) -> None:
         """Settle what finished, hand back what did not, and leave no trace."""
-        pump, settings, broker = self.pump, self._settings, self._broker
+        pump = self.pump
         pump.interrupted()
         pump.drain()
         pump.cancel_running()
         with anyio.move_on_after(UNWIND_S) as scope:
             await pump.run()
         if scope.cancelled_caught:
-            names = sorted({lease.function.name for lease in pump.running.values()})
-            logger.error("tasks that ignore cancellation are left behind: %s", ", ".join(names))
+            self._tell_left_behind()
         await anyio.to_thread.run_sync(self._leases.stop)
         try:
-            await broker.unlisten()
-            claimed = [lease.claimed for lease in pump.running.values()]
-            held = [(c.priority, c.message_id) for c in claimed]
-            await broker.recover(settings.consumer, settings.priorities, held)
-            await broker.sweep(settings.lease_ms, settings.consumer)
+            with anyio.fail_after(LEAVE_S):
+                await self._leave()
         except (RedisError, OSError) as e:
-            logger.warning("could not take leave of Redis (%s); other workers will tidy up", e)
+            why = str(e) or f"no answer for {LEAVE_S:.0f} s"
+            logger.warning("could not take leave of Redis (%s); other workers will tidy up", why)
+
+    def _tell_left_behind(self) -> None:
+        names = sorted({lease.function.name for lease in self.pump.running.values()})
+        if names:
+            logger.error("tasks that ignore cancellation are left behind: %s", ", ".join(names))
+        else:
+            logger.error(
+                "Redis does not answer: attempts that ended are not settled, and will be reclaimed"
+            )
+
+    async def _leave(self) -> None:
+        settings, broker = self._settings, self._broker
+        await broker.unlisten()
+        claimed = [lease.claimed for lease in self.pump.running.values()]
+        held = [(c.priority, c.message_id) for c in claimed]
+        await broker.recover(settings.consumer, settings.priorities, held)
+        await broker.sweep(settings.lease_ms, settings.consumer)
 
     # --------------------------------------------------------------------- its parts
 
@@ -171,6 +193,7 @@ class Life:
             self._catalog.digest,
             self._health,
             held=self.pump.held,
+            running=self.pump.traced,
             functions=sorted(self._catalog.functions),
             tell=tell,
         )
@@ -198,6 +221,8 @@ class Life:
 
     async def _beat(self, watchdog: Watchdog) -> None:
         while True:
+            if not self.pump.look_after():
+                self._working.cancel()
             watchdog.beat()
             await anyio.sleep(watchdog.interval_s)
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from streaq.types import StreaqCancelled, StreaqRetry
 from streaq.utils import to_ms
-from streaq.wire import GAVE_UP
+from streaq.wire import GAVE_UP, one_line
 
 
 class Cause(Enum):
@@ -149,6 +149,13 @@ def real_error(error: BaseException) -> BaseException:
             if isinstance(behind, Exception):
                 return behind
     return error
+
+
+def said(error: BaseException) -> str:
+    """One line on why a task is tried again: what asked for it, and what was behind that."""
+    behind = real_error(error)
+    text = one_line(error)
+    return text if behind is error else f"{text} (from {one_line(behind)})"
 
 
 def _give_up(error: BaseException, try_number: int) -> Failed:

@@ -12,24 +12,23 @@ so that a worker never holds a task it has no room for.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 import anyio
 
-from streaq.broker.connection import Backoff
 from streaq.broker.errors import RedisError, ResponseError
 from streaq.broker.exchange import Claimed, Reply, Reserved
 from streaq.broker.portal import current_backend
 from streaq.engine.attempt import Finished, Lease, never_began
+from streaq.engine.contact import Contact
 from streaq.engine.lanes import Lanes
 from streaq.engine.ledger import Ledger
 from streaq.engine.outcome import Cause
 from streaq.engine.reader import Reader
 from streaq.engine.slots import Flight, Slots
 from streaq.engine.wake import Wake
-from streaq.hooks import Dispatcher, RedisLink, Slot
+from streaq.hooks import Dispatcher
 
 if TYPE_CHECKING:
     from streaq.broker.link import Broker, Exchanger
@@ -71,6 +70,8 @@ class Pump:
         self.spawn: Spawn
         self.look: Callable[[], Awaitable[None]]
         self._slots = Slots(settings)
+        self.held = self._slots.held
+        self.traced = self._slots.traced
         self.wake = Wake()
         self.reader = Reader(broker, settings, self._slots, health, self._fetch)
         self._help = Wake()
@@ -79,8 +80,7 @@ class Pump:
         self._second: Flight | None = None
         self._failed = False
         self._looked = False
-        self._lost_at: float | None = None
-        self._backoff = Backoff()
+        self._contact = Contact(hooks, health, settings)
 
     # ---------------------------------------------------------------- told by others
 
@@ -149,9 +149,14 @@ class Pump:
         for lease in list(self.running.values()):
             lease.cancel(Cause.SHUTDOWN)
 
-    def held(self) -> list[tuple[str, bytes, str, str, str, str]]:
-        """Every message whose lease is ours; see ``Slots.held``. Safe to call from any thread."""
-        return self._slots.held()
+    def look_after(self) -> bool:
+        """What the loop cannot say of itself while it waits for an answer; called now and then.
+
+        :returns: False once a worker that is to stop has waited for long enough.
+        """
+        self._health.holds(len(self.running), self._slots.oldest_ms())
+        silence_s = self._contact.silence_s(self._slots)
+        return not self._slots.draining or silence_s < GIVE_UP_S
 
     # ----------------------------------------------------------------------- the loop
 
@@ -198,7 +203,9 @@ class Pump:
         """Claim what a read found, at once and in the reader's task: a worker that was idle starts
         its task sooner than if the loop had to wake up first.
         """
-        if self._first is None and self._second is None and self._lost_at is None:
+        if self._contact.is_lost:
+            self._slots.hungry = True  # whatever came of it, the loop is to find out
+        elif self._first is None and self._second is None:
             await self._send_second()
         self.wake.ring()
 
@@ -214,9 +221,11 @@ class Pump:
             self._slots.turn_back(flight, refused=refused)
             self._failed = True  # no more of it until the first was answered
             if not refused:
-                self._note_loss(e)
+                self._contact.lose(e)
         else:
             await self._take(flight, reply)
+            if self._contact.is_lost:
+                self._slots.hungry = True  # it is for the loop to go on
         self._second = None
         self.wake.ring()
 
@@ -224,7 +233,7 @@ class Pump:
         """Whether a second exchange is possible now, and worth it."""
         if not self._helps or self._second is not None or self._failed:
             return False
-        return self._lost_at is None and self._slots.is_crowded()
+        return not self._contact.is_lost and self._slots.is_crowded()
 
     def _tell_meanwhile(self) -> None:
         """Have hooks told once the exchange that comes next has been sent."""
@@ -325,13 +334,13 @@ class Pump:
                 if _is_forgotten(e):
                     await self._register_again()
                     continue
-                self._note_loss(e)
+                self._contact.lose(e)
                 if self._gives_up():
                     return None
-                await anyio.sleep(self._backoff.next_delay())
+                await anyio.sleep(self._contact.backoff.next_delay())
                 flight.reduce()
                 continue
-            if self._lost_at is not None:
+            if self._contact.is_lost:
                 await self._restored(reply)
             return reply
 
@@ -346,18 +355,12 @@ class Pump:
                 self._catalog.options,
             )
         except (RedisError, OSError):
-            await anyio.sleep(self._backoff.next_delay())
-
-    def _note_loss(self, error: Exception) -> None:
-        self._health.redis_lost()
-        if self._lost_at is None:
-            self._lost_at = time.monotonic()
-            self._tell_link(self._hooks.on_redis_lost, str(error), 0.0)
+            await anyio.sleep(self._contact.backoff.next_delay())
 
     def _gives_up(self) -> bool:
         """Whether to stop waiting for Redis."""
-        slots, lost_at = self._slots, self._lost_at or 0.0
-        if not slots.draining or time.monotonic() - lost_at < GIVE_UP_S:
+        slots = self._slots
+        if not slots.draining or self._contact.lost_s < GIVE_UP_S:
             return False
         self.cancel_running()
         slots.flights, slots.finished = [], []
@@ -373,22 +376,13 @@ class Pump:
             await self._recover(*reply.claimed, *reply.reserved)
         except (RedisError, OSError):
             return  # away again; the next exchange will find out
-        outage_s = time.monotonic() - (self._lost_at or time.monotonic())
-        self._lost_at = None
-        self._backoff.reset()
-        self._health.redis_restored()
         self._slots.hungry = self._slots.reclaim = True
-        self._tell_link(self._hooks.on_redis_restored, "", outage_s)
+        self._contact.find()
 
     async def _recover(self, *came: Claimed | Reserved) -> None:
         settings = self._settings
         known = self._slots.known(*came)
         await self._broker.recover(settings.consumer, settings.priorities, known)
-
-    def _tell_link(self, slot: Slot, error: str, outage: float) -> None:
-        if slot:
-            event = RedisLink(self._settings.queue, self._settings.worker_id, error, outage)
-            self._hooks.emit(slot, event)
 
 
 def _is_forgotten(error: Exception) -> bool:

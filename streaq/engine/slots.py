@@ -16,6 +16,14 @@ from streaq.engine.outcome import Cause
 if TYPE_CHECKING:
     from streaq.engine.settings import Settings
 
+_ODD = "13579bdf"
+"""Last digit of the flags of a traceparent that is sampled."""
+
+
+def is_sampled(traceparent: str) -> bool:
+    """Whether somebody keeps the trace."""
+    return traceparent[-1:] in _ODD and traceparent != ""
+
 
 class Flight:
     """One exchange under way, and the ends of attempts that it settles."""
@@ -136,6 +144,12 @@ class Slots:
             self.reclaim = True
         self.hungry = self.resent = True
 
+    @staticmethod
+    def _held(lease: Lease) -> tuple[str, bytes, str, str, str, str]:
+        c, function = lease.claimed, lease.function
+        lock = function.name if "u" in function.flags else ""
+        return c.task_id, c.message_id, c.priority, str(c.try_number), lock, lease.trace
+
     def surplus(self) -> list[Reserved]:
         """Messages there is no room for (a read and a reclaim came at once), taken out."""
         keep = 0 if self.draining else self.free() + self._prefetch
@@ -163,16 +177,16 @@ class Slots:
         for flight in list(self.flights):
             ended += flight.finished
         leases += [f.lease for f in ended if f.settle]
-        found = [
-            (
-                lease.claimed.task_id, lease.claimed.message_id, lease.claimed.priority,
-                str(lease.claimed.try_number),
-                lease.function.name if "u" in lease.function.flags else "", lease.trace,
-            )
-            for lease in leases
-        ]  # fmt: skip
+        found = [self._held(lease) for lease in leases]
         reserved = list(self.reserved)
         return found + [(r.task_id, r.message_id, r.priority, "", "", "") for r in reserved]
+
+    def traced(self) -> list[tuple[str, bytes, str, str, str, str]]:
+        """Of what runs now, that which is traced and sampled; as ``held``. Safe to call from the
+        lease's thread.
+        """
+        leases = list(self.running.values())
+        return [self._held(lease) for lease in leases if is_sampled(lease.trace)]
 
     def known(self, *came: Claimed | Reserved) -> list[tuple[str, bytes]]:
         """Priority and message of all that is held, and of what came just now."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, cast
@@ -20,6 +21,7 @@ from streaq.hooks import Attempt, Ending, Kind, Mark, Status
 from streaq.wire import decode_headers
 
 if TYPE_CHECKING:
+    from streaq.broker.exchange import Claimed
     from streaq.engine.attempt import Lease
 
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
@@ -30,7 +32,7 @@ _STATUS: dict[type[Outcome], Status] = {
     Retried: "retried",
     Aborted: "aborted",
     Returned: "returned",
-    Forfeited: "failed",
+    Forfeited: "lost",
 }
 
 _REASON: dict[type[Outcome], str] = {
@@ -56,7 +58,7 @@ class Events:
             int(c.message_id.partition(b"-")[0]), c.started_ms,
             decode_headers(c.headers) if c.headers else _NO_HEADERS, c.previous,
             tuple(c.links.split()) if c.links else (), lease.function.silent, *lease.call, Mark(),
-            c.first_due_ms,
+            c.first_due_ms, _retry_delay_ms(c) if c.kind == "retry" else 0, 0,
         ))  # fmt: skip
 
     def end(self, lease: Lease, outcome: Outcome, duration_s: float) -> Ending:
@@ -84,3 +86,12 @@ class Events:
             status = "refused"
         reason = _REASON.get(type(outcome)) or getattr(outcome, "reason", "")
         return Ending(attempt, status, reason, error, finished_ms, duration_s, retry_due_ms, None)
+
+
+def _retry_delay_ms(c: Claimed) -> int:
+    """From the end of the attempt before, if that asked for this one, to when this one was due."""
+    try:
+        last = json.loads(f"[{c.log}]")[-1]
+        return max(0, c.due_ms - int(last["ended"])) if last["outcome"] == "retried" else 0
+    except (ValueError, LookupError, TypeError):  # somebody changed it in Redis
+        return 0

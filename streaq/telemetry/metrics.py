@@ -295,7 +295,9 @@ class MetricsHook(Hook):
     def on_fenced(self, e: Fence) -> None:
         """Count an attempt whose end did not count."""
         a = e.ending.attempt
-        if e.ending.status == "refused":  # its arguments could not be decoded
+        # Of neither is it known how long it takes: its arguments could not be decoded, or it was
+        # stopped because another worker has it.
+        if e.ending.status in {"refused", "lost"}:
             row = self._row(a.task, a.priority)
             self._cells[row.running] -= 1.0
         else:

@@ -39,7 +39,7 @@ FIELDS: dict[str, str] = {
     "max_tries": "Tries the task may have; null when unlimited.",
     "wait_ms": "Milliseconds from being due and queued to the start; intended delay excluded.",
     "duration_ms": "Milliseconds the body ran, with fractions.",
-    "outcome": "success, failed, aborted, retried, returned or refused.",
+    "outcome": "success, failed, aborted, retried, returned, lost or refused.",
     "reason": "More on the outcome in one word, such as error, timeout, user, expired.",
     "error": "Class of the exception.",
     "message": "Message of the exception, cut to 500 characters, with `***` for what it quotes of "

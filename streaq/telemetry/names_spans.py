@@ -93,7 +93,8 @@ ATTRIBUTES: tuple[Attribute, ...] = (
     Attribute(
         TASK_OUTCOME,
         "string",
-        "`success`, `failed`, `aborted`, `retried`, `returned` (shutdown) or `refused`.",
+        "`success`, `failed`, `aborted`, `retried`, `returned` (shutdown), `lost` (its lease went "
+        "to another worker) or `refused`.",
         at_start=False,
     ),
     Attribute(
@@ -117,7 +118,6 @@ _COMMON = (
     MESSAGING_CLIENT_ID,
     SERVER_ADDRESS,
     SERVER_PORT,
-    ERROR_TYPE,
 )
 _PER_TASK = (MESSAGING_MESSAGE_ID, TASK_NAME, TASK_PRIORITY, TASK_KIND)
 
@@ -126,7 +126,7 @@ SEND = SpanName(
     "PRODUCER",
     "One call that enqueues: a task, a pipeline or a batch. A batch of several task names is "
     "called `send {queue}`.",
-    (*_COMMON, *_PER_TASK, MESSAGING_BATCH_COUNT),
+    (*_COMMON, *_PER_TASK, MESSAGING_BATCH_COUNT, ERROR_TYPE),
 )
 CREATE = SpanName(
     "create {task}",
@@ -147,6 +147,7 @@ PROCESS = SpanName(
         TASK_QUEUE_WAIT_MS,
         TASK_OUTCOME,
         TASK_REASON,
+        ERROR_TYPE,
     ),
 )
 

@@ -142,7 +142,8 @@ class OtelMetricsHook(Hook):
         labels = self._labels(a.task, a.priority)
         if a.started_ms:
             self._run(-1, a.task, a.priority)
-            if status != "refused":  # then its arguments could not be decoded
+            # Refused: its arguments could not be decoded. Lost: another worker has it.
+            if status not in {"refused", "lost"}:
                 self._observe(names.TASK_DURATION, e.duration_s, {**labels, "status": status})
         return labels
 

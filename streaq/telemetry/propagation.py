@@ -72,17 +72,19 @@ def place(e: Attempt, rules: Rules) -> Place:
     """Parent and links of an attempt.
 
     An attempt that is not to be a child of its producer's span links to it, and goes under the
-    attempt before it, if there was one: the tries of one firing make one trace.
+    attempt before it, if there was one: the tries of one firing make one trace. But one that was
+    to wait for long begins the next trace.
     """
-    reason = _reason(e) if _is_linked(e, rules) else ""
+    waited = e.kind == "retry" and e.retry_delay_ms > rules.link_after_ms
+    previous = parse(e.previous) if e.previous else None
+    reason = _reason(e) if waited or _is_linked(e, rules, previous) else ""
     context, producer, links = _beginning(tuple(e.headers.items()), reason)
     if not (e.previous or e.links):
         return Place(context, links)
     links = [*links]
-    previous = parse(e.previous)
     if previous is not None:
         links.append(_link(previous, LINK_PREVIOUS))
-        if not producer and rules.propagation == "child":
+        if not (producer or waited) and rules.propagation == "child":
             context = trace.set_span_in_context(NonRecordingSpan(previous), context)
     found = (parse(text) for text in e.links)
     links += [_link(other, LINK_DEPENDENCY) for other in found if other is not None]
@@ -104,10 +106,19 @@ def _beginning(
     return trace.set_span_in_context(_NO_SPAN, context), False, links
 
 
-def _is_linked(e: Attempt, rules: Rules) -> bool:
+def _is_linked(e: Attempt, rules: Rules, previous: SpanContext | None) -> bool:
     if rules.propagation == "link" or e.kind == "cron" or LINK_HEADER in e.headers:
         return True
+    if previous is not None and _has_left(previous, tuple(e.headers.items())):
+        return True
     return e.kind == "delayed" and e.due_ms - e.created_ms > rules.link_after_ms
+
+
+def _has_left(previous: SpanContext, headers: tuple[tuple[str, str], ...]) -> bool:
+    """Whether the attempt before began a trace of its own: the next one goes on with that."""
+    context, sent, _ = _beginning(headers, "")
+    producer = trace.get_current_span(context).get_span_context()
+    return sent and producer.trace_id != previous.trace_id
 
 
 def _reason(e: Attempt) -> str:

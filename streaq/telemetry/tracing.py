@@ -42,6 +42,7 @@ from streaq.telemetry.propagation import (
     traceparent,
 )
 from streaq.telemetry.span_maker import SpanMaker
+from streaq.wire import text_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -292,14 +293,22 @@ def close_span(span: Span, e: Ending) -> None:
     elif e.status != "success" and e.error is not None:
         if e.status == "aborted":
             span.set_attribute(n.ERROR_TYPE, type(e.error).__name__)
-        span.record_exception(e.error)
+        _record(span, e.error)
 
 
 def _fail(span: Span, kind: str, error: BaseException | None) -> None:
     span.set_attribute(n.ERROR_TYPE, kind)
+    span.set_status(Status(StatusCode.ERROR, text_of(error) if error is not None else kind))
     if error is not None:
+        _record(span, error)
+
+
+def _record(span: Span, error: BaseException) -> None:
+    try:
         span.record_exception(error)
-    span.set_status(Status(StatusCode.ERROR, str(error) if error is not None else kind))
+    except Exception:  # noqa: BLE001 - the SDK asks for its text, and a user's class may raise
+        said = {"exception.type": type(error).__qualname__, "exception.message": text_of(error)}
+        span.add_event("exception", said)
 
 
 def _operation(name: str) -> Values:

@@ -26,7 +26,7 @@ async def test_a_queued_task(bench: Bench) -> None:
     await bench.enqueue("a", headers='{"k":"v"}', kind="delayed", due="1")
     aborted = await bench.broker.abort("a")
     assert aborted.word == "aborted"
-    priority, fn, made, due, tries, kind, headers, trace, now = aborted.fields
+    priority, fn, made, due, tries, kind, headers, trace, now, queued = aborted.fields
     assert (priority, fn, due, tries, kind, headers, trace) == (
         b"default", b"work", b"1", b"0", b"delayed", b'{"k":"v"}', b"",
     )  # fmt: skip

@@ -22,6 +22,8 @@ from streaq.telemetry.propagation import (
 from tests.telemetry.events import attempt, enqueue
 
 PRODUCER = "00-" + "1" * 32 + "-" + "2" * 16 + "-01"
+SIBLING = "00-" + "1" * 32 + "-" + "4" * 16 + "-01"
+"""Of an attempt in its producer's trace."""
 PREVIOUS = "00-" + "3" * 32 + "-" + "4" * 16 + "-01"
 OTHER = "00-" + "5" * 32 + "-" + "6" * 16 + "-01"
 
@@ -49,8 +51,28 @@ def test_without_headers_it_is_a_root() -> None:
 
 
 def test_a_retry_is_a_sibling_linked_to_the_attempt_before() -> None:
-    e = produced(kind="retry", previous=PREVIOUS)
-    assert where(e) == (PRODUCER, [("previous_attempt", PREVIOUS)])
+    e = produced(kind="retry", previous=SIBLING)
+    assert where(e) == (PRODUCER, [("previous_attempt", SIBLING)])
+
+
+def test_a_retry_that_waits_for_long_begins_a_trace_of_its_own() -> None:
+    e = produced(kind="retry", previous=SIBLING, retry_delay_ms=60_001)
+    links = [("producer", PRODUCER), ("previous_attempt", SIBLING)]
+    assert where(e) == ("", links)
+    assert where(e._replace(retry_delay_ms=60_000)) == (PRODUCER, links[1:])
+    assert where(e, link_after_ms=100_000) == (PRODUCER, links[1:])
+
+
+def test_the_tries_after_such_a_retry_go_on_with_its_trace() -> None:
+    e = produced(kind="retry", previous=PREVIOUS, retry_delay_ms=1_000)
+    links = [("producer", PRODUCER), ("previous_attempt", PREVIOUS)]
+    assert where(e) == (PREVIOUS, links)
+    assert where(e._replace(retry_delay_ms=60_001)) == ("", links)
+
+
+def test_a_retry_without_producer_that_waits_for_long() -> None:
+    e = attempt(kind="retry", previous=PREVIOUS, retry_delay_ms=60_001)
+    assert where(e) == ("", [("previous_attempt", PREVIOUS)])
 
 
 def test_a_retry_of_a_task_without_producer_stays_in_its_trace() -> None:

@@ -12,7 +12,8 @@
 --   needs  its input comes from the task before it      input that value
 --   deps   somebody waits for it                        err   the last real error
 --   first  when the first attempt was due, once there is a second
---   trace  of the last attempt  links traces of the attempts it waited for
+--   trace  of the last attempt, once its worker has said so
+--   links traces of the attempts it waited for
 --   log    ledger of its earlier attempts, JSON objects joined by commas
 local base = KEYS[1]
 local GROUP = 'workers'
@@ -132,7 +133,7 @@ local function worker_of(consumer)
 end
 
 -- Append an attempt that did not end the task to its ledger, the last twenty kept.
-local function remember(t, outcome, text, trace)
+local function remember(t, outcome, text, trace, reason)
   local readable, entries = pcall(cjson.decode, '[' .. (t.log or '') .. ']')
   if not readable then
     entries = {}
@@ -140,6 +141,7 @@ local function remember(t, outcome, text, trace)
   entries[#entries + 1] = {
     try = tonumber(t.try) or 0, worker = worker_of(t.who or ''), began = tonumber(t.began or 0) or 0,
     ended = now, outcome = outcome, error = text or '', trace = trace or '',
+    reason = reason,
   }
   while #entries > 20 do
     table.remove(entries, 1)

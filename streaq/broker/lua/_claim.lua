@@ -123,6 +123,9 @@ local function start(worker, registry, lease_ms, pri, msg, id, reserved)
   end
   local try = t.try and int((tonumber(string.match(t.try, '^%d+$')) or 0) + 1) or '1'
   redis.call('HSET', key, 'state', 'running', 'who', worker, 'try', try, 'began', now_text)
+  if t.trace then
+    redis.call('HDEL', key, 'trace') -- it was of the attempt before
+  end
   local entry = { id, msg, pri, try, t.fn, t.args, t.made, t.due }
   if t.head or t.kind or t.log then
     entry[9] = {

@@ -7,6 +7,7 @@ local events = {}
 local function tell(what, id, t, by)
   events[#events + 1] = {
     what, id, t.fn or '', t.pri or '', by, t.made or '', t.due or '', t.kind or '', t.head or '',
+    t.links or '',
   }
 end
 
@@ -111,18 +112,21 @@ local function settle_dependent(id, mode, by)
   elseif not by.ok and mode == 'otherwise' then
     input = by.input
   end
+  if by.trace and by.trace ~= '' then
+    t.links = t.links and (t.links .. ' ' .. by.trace) or by.trace
+  end
   local runnable = (by.ok or mode == 'otherwise') and not (mode ~= 'after' and t.needs and not input)
   if not runnable then
     end_blocked(id, t, 'failed', 'dependency', '', 'task ' .. by.id .. ' ' .. by.text)
     tell('failed', id, t, by.id)
-    return { id = id, ok = false, text = 'failed because a task before it did' }
+    return { id = id, ok = false, text = 'failed because a task before it did', trace = by.trace }
   end
   local key = base .. 'task:' .. id
   if input then
     redis.call('HSET', key, 'input', input)
   end
-  if by.trace and by.trace ~= '' then
-    redis.call('HSET', key, 'links', t.links and (t.links .. ' ' .. by.trace) or by.trace)
+  if t.links then
+    redis.call('HSET', key, 'links', t.links)
   end
   release(id, t, by)
   return nil

@@ -47,4 +47,4 @@ end
 finish(id, t, { status = 'aborted', reason = 'user', value = '', text = '', trace = '' })
 flush()
 return { 'aborted', { t.pri, t.fn, t.made, t.due, t.try or '0', t.kind or '', t.head or '',
-  t.trace or '', now_text }, events }
+  t.trace or '', now_text, t.state == 'queued' and message_ms(t.msg) or '' }, events }

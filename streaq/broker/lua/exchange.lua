@@ -7,7 +7,7 @@
 --   count of ends, each: id, message, priority, try, keep ms, flags (u: holds the unique lock,
 --   c: a cron job that succeeded), result record;
 --   count of other settles, each: id, message, priority, try, action, value, text, when, trace,
---   flags.
+--   flags, reason.
 -- Actions: `retry` (when: `+ms` from now, or the ms); `return` (its try refunded).
 -- Reply: now, a code per settle (ends first), started, refused, reserved, dependents' events,
 --   1 when the queue had less than was wanted, 1 when more may be left to reclaim.
@@ -35,7 +35,7 @@ local start_at = at
 at = at + starts * 3
 
 -- running -> scheduled, or queued when it is due at once
-local function retry(id, t, when, text, value, trace)
+local function retry(id, t, when, text, value, trace, reason)
   local key = base .. 'task:' .. id
   local due
   if string.sub(when, 1, 1) == '+' then
@@ -46,7 +46,7 @@ local function retry(id, t, when, text, value, trace)
   if t.stop then
     due = now -- an abort came meanwhile: the next claim ends the task
   end
-  redis.call('HSET', key, 'log', remember(t, 'retried', text, trace), 'trace', trace,
+  redis.call('HSET', key, 'log', remember(t, 'retried', text, trace, reason), 'trace', trace,
     'kind', 'retry')
   if value ~= '' then
     redis.call('HSET', key, 'err', value)
@@ -124,7 +124,7 @@ local function settle_end(id, msg, pri, try, keep, flags, record)
   return 1
 end
 
-local function settle_other(id, msg, pri, try, action, value, text, when, trace, flags)
+local function settle_other(id, msg, pri, try, action, value, text, when, trace, flags, reason)
   local raw = redis.call('HMGET', base .. 'task:' .. id, 'msg', 'try', 'who', 'fn', 'began', 'log',
     'stop', 'due')
   local code = fence(id, msg, try, action, raw)
@@ -139,7 +139,7 @@ local function settle_other(id, msg, pri, try, action, value, text, when, trace,
     unlock(t.fn, id)
   end
   if action == 'retry' then
-    retry(id, t, when, text, value, trace)
+    retry(id, t, when, text, value, trace, reason)
   else
     give_back(id, t, trace)
   end
@@ -153,8 +153,8 @@ for _ = 1, tonumber(next_arg()) do
   at = at + 7
 end
 for _ = 1, tonumber(next_arg()) do
-  codes[#codes + 1] = settle_other(unpack(ARGV, at + 1, at + 10))
-  at = at + 10
+  codes[#codes + 1] = settle_other(unpack(ARGV, at + 1, at + 11))
+  at = at + 11
 end
 
 for i = 0, starts - 1 do
