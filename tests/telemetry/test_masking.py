@@ -62,7 +62,8 @@ class Dressed:
     "passed",
     [SECRET, SECRET.encode(), bytearray(SECRET, "ascii"), [SECRET], (1, (SECRET,)),
      {SECRET: 1}, {1: {"a": SECRET}}, {SECRET}, frozenset([SECRET]), deque([SECRET]),
-     Plain(SECRET), Plain([Plain(SECRET)]), Slotted(SECRET), Slotted(1, [SECRET]), Grumpy(), Shade.DARK, [Grumpy(), SECRET]],
+     Plain(SECRET), Plain([Plain(SECRET)]), Slotted(SECRET), Slotted(1, [SECRET]),
+     Grumpy(), Shade.DARK, [Grumpy(), SECRET]],
     ids=lambda passed: type(passed).__name__,
 )  # fmt: skip
 def test_found_wherever_it_is(passed: Any) -> None:
