@@ -100,6 +100,17 @@ def test_a_due_task_that_nobody_queues() -> None:
     )
 
 
+def test_a_due_task_at_a_priority_that_nobody_serves() -> None:
+    due = replace(TASK, state="scheduled", priority="urgent", due_ms=NOW - 3000)
+    assert explain(due, FREE, queue_of(WORKER)) == (
+        "It has been due for 3 s, and no live worker serves its priority, urgent, to queue it."
+    )
+    fires = replace(due, crontab="* * * * *")
+    assert explain(fires, FREE, queue_of(WORKER)) == (
+        "It is due now (3 s ago) and about to be queued."
+    )
+
+
 def test_a_repeating_task() -> None:
     again = replace(TASK, state="scheduled", due_ms=NOW + 60_000, crontab="* * * * *")
     assert explain(again, FREE, queue_of(WORKER)) == (
@@ -153,6 +164,14 @@ def test_a_prefetched_task() -> None:
     held = FREE._replace(reserved_by="w1")
     assert explain(TASK, held, queue_of(WORKER)) == (
         "Worker w1 has prefetched it and starts it in its turn."
+    )
+
+
+def test_a_task_that_a_dead_worker_has_prefetched() -> None:
+    held = FREE._replace(reserved_by="gone")
+    assert explain(TASK, held, queue_of(WORKER)) == (
+        "It is queued, but worker gone, which has prefetched it, gives no sign of life; "
+        "another with a free slot takes it over when the lease has run out."
     )
 
 

@@ -105,10 +105,56 @@ def test_traces_lost_workers_and_abort_flags_are_told() -> None:
     fields = {
         "fn": b"f", "pri": b"low", "made": b"3", "due": b"4", "try": b"2", "who": b"w2",
         "began": b"10", "msg": b"4-0", "stop": b"1", "log": json.dumps(entry).encode(),
+        "trace": b"00-11111111111111111111111111111111-b7ad6b7169203331-01",
     }  # fmt: skip
     history = history_of_live(Seen("t", "running", fields, set(), set(), None, b""))
     assert [a.outcome for a in history.attempts] == ["lost", "running"]
     assert history.attempts[0].trace_id == "0af7651916cd43dd8448eb211c80319c"
-    assert history.attempts[1].trace_id == ""
+    assert history.attempts[1].trace_id == "1" * 32
+    assert [a.why for a in history.attempts] == ["", "lost"]
     assert history.abort_asked
     assert history.enqueued_ms == 4
+
+
+async def test_why_an_attempt_was_started_again(make_worker: MakeWorker) -> None:
+    """And what was behind it, when the task says so."""
+    worker = make_worker()
+
+    @worker.task(name="t", max_tries=4, timeout=0.05, retry_timeouts=True)
+    async def t() -> None:
+        if t.context.tries == 1:
+            raise StreaqRetry("again", delay=0) from ValueError("db is down")
+        if t.context.tries == 2:
+            await anyio.sleep(30)
+
+    async with worker, running(worker):
+        task = await t.enqueue()
+        await task.result(10)
+        history = await worker.history_by_id(task.id)
+    assert history is not None
+    assert [(a.outcome, a.why) for a in history.attempts] == [
+        ("retried", ""), ("retried", "asked"), ("success", "timeout"),
+    ]  # fmt: skip
+    assert history.attempts[0].error == "StreaqRetry: again (from ValueError: db is down)"
+    assert history.attempts[1].error == "TimeoutError: The task timed out after 0.05 s."
+
+
+async def test_an_attempt_after_a_shutdown_says_so(make_worker: MakeWorker) -> None:
+    worker = make_worker()
+    begun = anyio.Event()
+
+    @worker.task(name="t")
+    async def t() -> None:
+        if not begun.is_set():
+            begun.set()
+            await anyio.sleep(30)
+
+    async with worker:
+        task = await t.enqueue()
+        async with running(worker):
+            await begun.wait()
+        async with running(worker):
+            await task.result(5)
+        history = await worker.history_by_id(task.id)
+    assert history is not None
+    assert [(a.number, a.why) for a in history.attempts] == [(1, ""), (1, "returned")]

@@ -287,3 +287,28 @@ async def test_results_of_dependents_that_never_ran_have_their_own_ttl(bench: Be
     await worker.settle(worker.fail(await worker.claim_one("a")))
     assert 0 < await bench.ttl_ms("result:b") <= 5_000
     assert "result:c" not in await bench.keys()
+
+
+async def test_what_is_failed_is_told_the_traces_of_what_it_waited_for(bench: Bench) -> None:
+    """And so is what waits for that in turn: the attempt that failed is the same."""
+    worker = await bench.worker()
+    await bench.publish(task("good"), task("bad"))
+    await bench.publish(task("b", after=("good", "bad")))
+    await bench.publish(task("c", after=("b",)))
+    good, bad = await worker.claim(2)
+    await worker.settle(worker.end(good, trace="trace of good"))
+    reply = await worker.exchange(worker.fail(bad, trace="trace of bad"))
+    assert [(change.what, change.task_id, change.links) for change in reply.changes] == [
+        ("failed", "b", "trace of good trace of bad"),
+        ("failed", "c", "trace of bad"),
+    ]
+
+
+async def test_what_failed_before_it_was_waited_for_has_a_trace_as_well(bench: Bench) -> None:
+    worker = await bench.worker()
+    await bench.enqueue("a")
+    await worker.settle(worker.fail(await worker.claim_one("a"), trace="trace of a"))
+    published = await bench.broker.publish([[task("b", after=("a",))]])
+    assert [(change.what, change.links) for change in published.changes] == [
+        ("failed", "trace of a")
+    ]

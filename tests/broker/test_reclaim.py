@@ -198,3 +198,32 @@ async def test_a_late_renewal_keeps_what_nobody_took(bench: Bench) -> None:
     await worker.dies()
     assert (await worker.renew(claimed)).lost == []
     assert await other.claim(reclaim=True) == []
+
+
+@pytest.mark.parametrize("told", [True, False])
+async def test_a_lost_attempt_has_its_own_trace_or_none(bench: Bench, *, told: bool) -> None:
+    """Never that of the attempt before it."""
+    first, second, other = [await bench.worker(f"w{i}") for i in (1, 2, 3)]
+    await bench.enqueue("a")
+    await first.settle(first.retry(await first.claim_one("a"), trace="trace of try 1"))
+    claimed = await second.claim_one("a")
+    assert claimed.previous == "trace of try 1"
+    if told:
+        second.trace = "trace of try 2"
+        await second.renew(claimed)
+    await second.dies()
+    (again,) = await other.claim(reclaim=True)
+    assert again.previous == second.trace
+    entries = json.loads(f"[{again.log}]")
+    assert [entry["trace"] for entry in entries] == ["trace of try 1", second.trace]
+
+
+async def test_a_running_attempt_does_not_show_the_trace_of_the_one_before(bench: Bench) -> None:
+    worker = await bench.worker()
+    await bench.enqueue("a")
+    await worker.settle(worker.retry(await worker.claim_one("a"), trace="trace of try 1"))
+    (seen,) = await bench.broker.look(["a"])
+    assert seen.text("trace") == "trace of try 1"
+    await worker.claim_one("a")
+    (seen,) = await bench.broker.look(["a"])
+    assert seen.text("trace") == ""

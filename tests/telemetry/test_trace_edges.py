@@ -163,6 +163,29 @@ async def test_retry(stage: Stage) -> None:
     assert links(third) == [("previous_attempt", span_id(second))]
 
 
+async def test_a_retry_that_waits_for_long_begins_a_trace(stage: Stage) -> None:
+    worker = stage.worker(Telemetry(link_after=0.05))
+
+    @worker.task(name="t", max_tries=4)
+    async def t() -> None:
+        if t.context.tries < 4:
+            raise StreaqRetry("again", delay=(0, 0.08, 0)[t.context.tries - 1])
+
+    async with running(worker):
+        await (await t.enqueue()).result(5)
+        await until(lambda: len(spans(stage, "process t")) == 4)
+    send = stage.seen.span("send t")
+    first, second, third, fourth = spans(stage, "process t")
+    assert is_child(first, send)
+    assert is_child(second, send)
+    assert third.parent is None
+    assert trace_id(third) != trace_id(send)
+    producer = ("producer", span_id(send))
+    assert links(third) == [producer, ("previous_attempt", span_id(second))]
+    assert is_child(fourth, third), "the tries after it go on with its trace"
+    assert links(fourth) == [producer, ("previous_attempt", span_id(third))]
+
+
 async def test_failure(stage: Stage) -> None:
     worker = stage.worker()
 
@@ -241,6 +264,7 @@ async def test_abort_before_the_start(stage: Stage) -> None:
     assert outcome(process)[2:] == ("aborted", "user", OK)
     assert is_child(process, send)
     assert process.start_time == process.end_time
+    assert attribute(process, "streaq.task.max_tries") == 3
 
 
 async def test_shutdown_hands_back(stage: Stage) -> None:
@@ -280,6 +304,9 @@ async def test_refused_because_it_expired(stage: Stage) -> None:
             await task.result(5)
             await until(lambda: spans(stage, "process t"))
     assert_refused(stage, "expired")
+    span = stage.seen.span("process t")
+    assert attribute(span, "streaq.task.queue_wait_ms") >= 40
+    assert attribute(span, "streaq.task.max_tries") == 3
 
 
 async def test_refused_because_nobody_knows_the_function(stage: Stage) -> None:
@@ -485,6 +512,8 @@ async def test_a_dependency_that_fails_refuses_its_dependent(stage: Stage) -> No
         await task.result(5)
         await until(lambda: spans(stage, "process t"))
     assert_refused(stage, "dependency")
+    failed = stage.seen.span("process bad")
+    assert links(stage.seen.span("process t")) == [("dependency", span_id(failed))]
 
 
 async def test_fail_over(stage: Stage) -> None:

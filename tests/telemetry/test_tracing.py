@@ -144,6 +144,7 @@ def test_create_spans_are_opt_in() -> None:
         assert span.parent.span_id == send.context.span_id
         assert span.attributes is not None
         assert span.attributes["messaging.message.id"] == task.task_id
+        assert set(span.attributes) == SPAN_ATTRIBUTES["create"], "no more is documented"
         assert f"{span.context.span_id:016x}" in task.headers["traceparent"]
 
 
@@ -258,6 +259,22 @@ def test_failure_for_good_is_an_error_with_its_exception(bench: Bench) -> None:
     assert "local-secret" not in str(event.attributes["exception.stacktrace"])
 
 
+def test_an_exception_that_cannot_be_printed_is_an_error_all_the_same(bench: Bench) -> None:
+    class Unspeakable(Exception):
+        def __str__(self) -> str:
+            raise TypeError("not a word")
+
+    bench.run(attempt(), status="failed", reason="error", error=raised(Unspeakable()))
+    span = bench.only()
+    assert span.status.status_code is StatusCode.ERROR
+    assert span.status.description == "(it has no text: its __str__ raised)"
+    assert span.attributes is not None
+    assert span.attributes["error.type"] == "Unspeakable"
+    [event] = span.events
+    assert event.attributes is not None
+    assert str(event.attributes["exception.type"]).endswith("Unspeakable")
+
+
 def test_a_retry_is_no_error_but_carries_the_exception(bench: Bench) -> None:
     bench.run(attempt(), status="retried", reason="asked", error=StreaqRetry("later"))
     span = bench.only()
@@ -278,9 +295,11 @@ def test_an_abort_is_no_error(bench: Bench) -> None:
 
 @pytest.mark.parametrize("reason", names.REFUSALS)
 def test_a_refusal_is_a_span_of_no_length(bench: Bench, reason: str) -> None:
-    a = attempt(started_ms=0, try_number=0)
+    a = attempt(started_ms=0, try_number=0, refused_ms=1_000_700)
     bench.hook.on_refuse(ending(a, "refused", reason, ValueError("no")))
     span = bench.only()
+    assert span.attributes is not None
+    assert span.attributes["streaq.task.queue_wait_ms"] == 700
     assert (span.name, span.kind) == ("process charge", SpanKind.CONSUMER)
     assert span.start_time == span.end_time
     assert span.status.status_code is StatusCode.ERROR
