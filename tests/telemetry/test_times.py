@@ -129,7 +129,7 @@ async def test_a_reclaimed_task_counts_the_lease_that_was_lost(stage: Stage, del
         life = first._session._life
         assert life is not None
         with anyio.fail_after(5):
-            while not await shows_its_trace(first, task.id):
+            while not await shows_its_trace(first, task.id):  # noqa: ASYNC110 - there is no event
                 await anyio.sleep(0.01)
         # As if the process were gone.
         await anyio.to_thread.run_sync(life._leases.stop)
