@@ -151,6 +151,12 @@ class Health:
         return max(0.0, self._clock() - self._cells[BEAT]) if self._cells[READY] else 0.0
 
     @property
+    def unanswered_s(self) -> float:
+        """Seconds since the pump last asked Redis, or had an answer; 0 before the start."""
+        asked = self._cells[POLL]
+        return max(0.0, self._clock() - asked) if asked else 0.0
+
+    @property
     def lag_s(self) -> float:
         """Longest time by which the loop was late for its beat, over the last minute or less."""
         overdue = self.silent_s - self._cells[INTERVAL]

@@ -140,10 +140,13 @@ class Life:
         pump.drain()
         pump.cancel_running()
         with anyio.move_on_after(UNWIND_S) as scope:
+            self._working = scope
             await pump.run()
         if scope.cancelled_caught:
             self._tell_left_behind()
         await anyio.to_thread.run_sync(self._leases.stop)
+        if pump.is_cut_off:
+            return  # others tidy up
         try:
             with anyio.fail_after(LEAVE_S):
                 await self._leave()

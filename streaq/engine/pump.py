@@ -21,7 +21,7 @@ from streaq.broker.errors import RedisError, ResponseError
 from streaq.broker.exchange import Claimed, Reply, Reserved
 from streaq.broker.portal import current_backend
 from streaq.engine.attempt import Finished, Lease, never_began
-from streaq.engine.contact import Contact
+from streaq.engine.contact import SILENCE_S, Contact
 from streaq.engine.lanes import Lanes
 from streaq.engine.ledger import Ledger
 from streaq.engine.outcome import Cause
@@ -155,8 +155,15 @@ class Pump:
         :returns: False once a worker that is to stop has waited for long enough.
         """
         self._health.holds(len(self.running), self._slots.oldest_ms())
-        silence_s = self._contact.silence_s(self._slots)
-        return not self._slots.draining or silence_s < GIVE_UP_S
+        waited_s = self._contact.silence_s(self._slots)
+        if not self.running:
+            waited_s = max(waited_s, self._contact.lost_s)  # nobody needs time to clean up
+        return not self._slots.draining or waited_s < GIVE_UP_S
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether Redis was lost, and has not been found again."""
+        return self._contact.is_lost
 
     # ----------------------------------------------------------------------- the loop
 
@@ -305,7 +312,8 @@ class Pump:
         surplus = self._slots.surplus()
         if surplus:
             try:
-                await self._broker.release(self._settings.consumer, surplus)
+                with anyio.fail_after(SILENCE_S):
+                    await self._broker.release(self._settings.consumer, surplus)
             except (RedisError, OSError):
                 # The next exchange finds out, and waits it out.
                 self._slots.reserved.extend(surplus)
@@ -318,7 +326,8 @@ class Pump:
         if self.reader.unheard:
             self.reader.unheard = False
             try:
-                await self._recover()
+                with anyio.fail_after(SILENCE_S):
+                    await self._recover()
             except (RedisError, OSError):
                 self.reader.unheard = True  # the next exchange finds out, and waits it out
 

@@ -25,7 +25,7 @@ def make_pump(
         priorities=("default",), lease_ms=1000, burst=burst,
     )  # fmt: skip
     pump = Pump(broker, exchange, catalog, Dispatcher(), Health(), settings, ledger)
-    pump._backoff = Backoff(0, 0)
+    pump._contact.backoff = Backoff(0, 0)
     return pump
 
 
