@@ -57,9 +57,9 @@ def tell_of_everything(hooks: Dispatcher) -> None:
         tell("on_starts", starts(a))
         tell(slot, kind(ending(a, "refused", "undecodable", KeyError())))
     tell("on_refuse", ending(attempt("third", started_ms=0), "refused", "expired"))
-    a = attempt()
-    tell("on_starts", starts(a))
-    tell("on_fenced", Fence(ending(a)))
+    for end in (ending(attempt()), ending(attempt(), "lost", "lost")):
+        tell("on_starts", starts(end.attempt))
+        tell("on_fenced", Fence(end))
     tell("on_reclaim", Reclaim(attempt(), "w0"))
     tell("on_redis_call", RedisCall("exchange", 0.003, "TimeoutError"))
     tell("on_starts", starts(attempt()))
@@ -99,6 +99,9 @@ def test_both_count_the_same(stopped: bool) -> None:
             assert sample.value == (point.count if metric.buckets else point.value), sample
             compared += 1
     assert compared >= 20
+    durations = found[instrument_name(names.TASK_DURATION)]
+    statuses = {dict(labels)[names.STATUS] for labels in durations}
+    assert statuses == set(names.ATTEMPT_STATUSES), "no refused and no lost ones"
 
 
 @pytest.mark.parametrize(

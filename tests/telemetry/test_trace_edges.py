@@ -267,6 +267,22 @@ async def test_abort_before_the_start(stage: Stage) -> None:
     assert attribute(process, "streaq.task.max_tries") == 3
 
 
+async def test_abort_of_what_waits_in_the_queue(stage: Stage) -> None:
+    worker = stage.worker()
+
+    @worker.task(name="t", max_tries=None)
+    async def t() -> None: ...
+
+    async with worker:
+        task = await t.enqueue()
+        await anyio.sleep(0.05)  # that is what it waits for
+        assert await task.abort(0)
+    process = stage.seen.span("process t")
+    assert outcome(process)[2:] == ("aborted", "user", OK)
+    assert attribute(process, "streaq.task.queue_wait_ms") >= 40
+    assert attribute(process, "streaq.task.max_tries") is None
+
+
 async def test_shutdown_hands_back(stage: Stage) -> None:
     worker = stage.worker()
     begun = anyio.Event()
