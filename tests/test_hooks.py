@@ -190,7 +190,7 @@ async def test_aborts(make_worker: MakeWorker, hook: Recorder) -> None:
         attempt = ending.attempt
         assert (attempt.task, attempt.task_id, attempt.priority) == ("waits", queued.id, "high")
         assert (attempt.started_ms, attempt.try_number) == (0, 0)
-            assert 0 <= attempt.wait_ms < 10_000, "it waited, if never for its body"
+        assert 0 <= attempt.wait_ms < 10_000, "it waited, if never for its body"
         assert (ending.status, ending.reason, ending.duration_s) == ("aborted", "user", 0.0)
         assert isinstance(ending.error, StreaqCancelled)
         assert attempt.created_ms <= ending.finished_ms

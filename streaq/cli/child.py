@@ -21,6 +21,7 @@ from streaq.cli.words import streaq_error
 from streaq.hooks import Hook, WorkerEvent
 
 if TYPE_CHECKING:
+    from streaq.engine.health import Health
     from streaq.telemetry.otlp import Otlp
     from streaq.worker import Worker
 
@@ -29,13 +30,22 @@ FAILED_STATUS = 78
 
 
 class TellReady(Hook):
-    """Tells the parent that the worker is about to claim tasks."""
+    """Tells the parent that the worker is about to claim tasks, and how it is from then on.
 
-    def __init__(self, line: socket.socket) -> None:
+    :param health: of the worker that this process runs, whatever telemetry it has.
+    """
+
+    def __init__(self, line: socket.socket, health: Health) -> None:
         self._line = line
+        self._health = health
 
     def on_worker_start(self, e: WorkerEvent) -> None:
-        """Write the one word."""
+        """Write the one word; the parent judges by the memory that they share."""
+        from streaq.telemetry.shared import inherited_store
+
+        store = inherited_store()
+        if store is not None:
+            self._health.keep_in(store.cells)
         with suppress(OSError):  # a dead parent is seen to by ``stop_with``
             self._line.sendall(b"ready\n")
 
@@ -73,7 +83,7 @@ def _work(order: Order, line: socket.socket) -> None:
     configure_logging(order.log_format, order.log_level)  # pyright: ignore[reportArgumentType]
     otlp = _configure_otlp(order, worker)
     worker.burst = order.burst
-    worker.extra_hooks.append(TellReady(line))
+    worker.extra_hooks.append(TellReady(line, worker.health))
     try:
         worker.run_sync()
     finally:

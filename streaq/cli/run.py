@@ -96,7 +96,7 @@ def _supervise(
         if serve_at is not None:
             from streaq.telemetry.fleet import Fleet
 
-            fleet = Fleet(worker)
+            fleet = Fleet(worker, expected=0 if order.burst else workers)
             server = fleet.serve(host=serve_at[0], port=serve_at[1])
             stack.callback(server.close)
             logger.info("serving http://%s:%d/metrics", serve_at[0], server.port)

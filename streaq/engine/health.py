@@ -43,11 +43,13 @@ class Limits:
     :param redis_s: Redis may be out of reach.
     :param stall_s: due work may wait while the worker has room for it, but neither asks for
         work nor starts any.
+    :param start_s: due work may wait while no worker of the process has started yet, or again.
     """
 
     loop_s: float = 15.0
     redis_s: float = 30.0
     stall_s: float = 30.0
+    start_s: float = 120.0
 
 
 class Health:

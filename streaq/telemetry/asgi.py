@@ -28,14 +28,15 @@ def metrics_app(
     """An ASGI app that answers every request with the metrics of this process.
 
     :param worker: also serve the metrics of this worker's queue, read from Redis.
-    :param registry: the registry to serve; Prometheus' default one by default.
+    :param registry: the registry to serve; by default the one that the worker's telemetry counts
+        in, or else Prometheus' default one.
 
     Example::
 
         app = FastAPI()
         app.mount("/metrics", metrics_app(worker))
     """
-    registry = REGISTRY if registry is None else registry
+    registry = registry or getattr(worker and worker.telemetry, "registry", None) or REGISTRY
 
     async def app(
         scope: Message,

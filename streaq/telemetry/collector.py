@@ -161,6 +161,11 @@ class Collector:
         finalizer.atexit = False
         return finalizer
 
+    def add_once(self, key: object, source: Source) -> None:
+        """Add up what ``source()`` gives for good, if nothing was added under this key before."""
+        with self._lock:
+            self._sources.setdefault(key, source)
+
     def bury(self) -> None:
         """Take leave now of the sources that are gone, instead of at the next scrape."""
         with self._lock:
@@ -204,6 +209,7 @@ def collector_for(registry: CollectorRegistry) -> Collector:
     with _collectors_lock:
         found = _collectors.get(registry)
         if found is None:
-            found = _collectors[registry] = Collector()
+            found = Collector()
             registry.register(found)
+            _collectors[registry] = found
         return found

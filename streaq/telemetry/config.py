@@ -136,16 +136,17 @@ class Telemetry:
     def _metrics_hook(self, queue: str, health: Health | None) -> MetricsHook:
         inherited = inherited_store()
         store = inherited or LocalStore()
+        registry = REGISTRY if self.registry is None else self.registry
         hook = MetricsHook(
             store,
             queue,
             max_task_names=self.max_task_names,
             max_exception_names=self.max_exception_names,
-            # The parent judges the health of the worker that runs, in the memory they share.
-            on_ready=partial(health.keep_in, inherited.cells) if inherited and health else None,
         )
-        registry = REGISTRY if self.registry is None else self.registry
-        collector_for(registry).add(lambda: blocks_of(store, health), owner=hook)
+        if inherited is not None:  # what all workers of this process count in, and once shown
+            collector_for(registry).add_once(inherited, partial(blocks_of, inherited))
+        else:
+            collector_for(registry).add(lambda: blocks_of(store, health), owner=hook)
         return hook
 
 

@@ -65,6 +65,7 @@ class Fleet:
 
     :param worker: as imported in the parent; it is never run there, only its queue is read.
     :param limits: how long things may go wrong before ``/livez`` says so.
+    :param expected: how many children are to run; 0 when they may end, as in burst mode.
 
     Example::
 
@@ -73,9 +74,12 @@ class Fleet:
         members = [fleet.join() for _ in range(n)]   # see Member
     """
 
-    def __init__(self, worker: Worker[Any] | None = None, limits: Limits | None = None) -> None:
+    def __init__(
+        self, worker: Worker[Any] | None = None, limits: Limits | None = None, *, expected: int = 0
+    ) -> None:
         self.registry = CollectorRegistry()
         self._limits = limits
+        self._expected = expected
         self._priorities = worker.priorities if worker is not None else None
         self._reader: QueueReader | None = reader_of(worker) if worker is not None else None
         self._members: dict[Member, Callable[[], object]] = {}
@@ -107,7 +111,9 @@ class Fleet:
 
         :raises StreaqError: the address cannot be bound.
         """
-        checks = HealthChecks(self._healths, self._reader, self._limits, self._priorities)
+        checks = HealthChecks(
+            self._healths, self._reader, self._limits, self._priorities, expected=self._expected
+        )
         server = start_server(self.registry, checks, host=host, port=port)
         if self._reader is not None:
             server.on_close(serve_queue(self.registry, self._reader))
@@ -139,6 +145,8 @@ class _ProcessSums:
 
     def collect(self) -> list[Metric]:
         """Called by the registry at each scrape."""
+        # Before those that live: whoever ends in between is counted a scrape late, never twice.
+        reaped = resource.getrusage(resource.RUSAGE_CHILDREN)
         found = [self._of(pid) for pid in (getpid(), *self._pids())]
         families: list[Metric] = [
             GaugeMetricFamily(
@@ -148,7 +156,6 @@ class _ProcessSums:
             )
             for name, what in _GAUGES.items()
         ]
-        reaped = resource.getrusage(resource.RUSAGE_CHILDREN)
         cpu = sum(values.get("process_cpu_seconds_total", 0.0) for values in found)
         cpu += reaped.ru_utime + reaped.ru_stime
         families.append(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -119,7 +119,6 @@ class MetricsHook(Hook):
 
     :param max_task_names: task names with series of their own; the rest share ``__other__``.
     :param max_exception_names: the same for exception classes.
-    :param on_ready: called when the worker is ready to claim.
     """
 
     def __init__(
@@ -129,9 +128,7 @@ class MetricsHook(Hook):
         *,
         max_task_names: int = 200,
         max_exception_names: int = 100,
-        on_ready: Callable[[], object] | None = None,
     ) -> None:
-        self._on_ready = on_ready
         self._store = store
         self._cells = store.cells
         self._queue = queue
@@ -319,8 +316,6 @@ class MetricsHook(Hook):
             self._concurrency = self._store.allocate(names.WORKER_CONCURRENCY, (self._queue,))
             self._store.allocate(names.EVENT_LOOP_LAG, (self._queue,))
         self._cells[self._concurrency] = e.concurrency
-        if self._on_ready is not None:
-            self._on_ready()
 
     def on_worker_stop(self, e: WorkerEvent) -> None:
         """A stopped worker can do nothing, and runs nothing: what it gave up is not told."""

@@ -21,17 +21,28 @@ logger = logging.getLogger("streaq")
 
 CACHE_S = 1.0
 """Seconds for which a snapshot is used again."""
+PATIENCE_S = 0.5
+"""Seconds for which whoever asks waits for Redis: a probe has to be answered within one."""
 
 
 SnapshotSource: TypeAlias = Callable[[], QueueSnapshot]
 """Reads one queue: blocking, from any thread, within a few seconds or with an exception."""
 
 
+class _Question:
+    """What Redis was asked, and has not answered yet."""
+
+    def __init__(self, asked_at: float) -> None:
+        self.asked_at = asked_at
+        self.answered = threading.Event()
+
+
 class QueueReader:
     """Snapshots of one queue, at most one a second, shared by everybody who asks.
 
-    :param source: reads the queue; called from the threads that ask, one at a time.
+    :param source: reads the queue; called in a thread of its own, never twice at a time.
     :param cache_s: seconds for which an answer (or a failure) is kept.
+    :param patience_s: seconds for which whoever asks waits for an answer.
 
     Example::
 
@@ -44,24 +55,39 @@ class QueueReader:
         self,
         source: SnapshotSource,
         cache_s: float = CACHE_S,
+        patience_s: float = PATIENCE_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._source = source
         self._cache_s = cache_s
+        self._patience_s = patience_s
         self._clock = clock
         self._lock = threading.Lock()
         self._seen: QueueSnapshot | None = None
-        self._asked_at: float | None = None
+        self._answered_at: float | None = None
+        self._asking: _Question | None = None
         self._failing_since: float | None = None
 
     def read(self) -> QueueSnapshot | None:
-        """The queue as it was a second ago at most; None while it cannot be read."""
+        """The queue as it was a second ago at most; None while it cannot be read, or is not read
+        soon enough.
+        """
         with self._lock:
-            now = self._clock()
-            if self._asked_at is None or now - self._asked_at >= self._cache_s:
-                self._seen = self._ask()
-                self._asked_at = self._clock()
-            return self._seen
+            now, answered_at = self._clock(), self._answered_at
+            if answered_at is not None and now - answered_at < self._cache_s:
+                return self._seen
+            question = self._asking
+            if question is None:
+                question = self._asking = _Question(now)
+                threading.Thread(
+                    target=self._ask, args=(question,), name="streaq-queue", daemon=True
+                ).start()
+        if not question.answered.wait(self._patience_s):
+            with self._lock:
+                if self._asking is question:
+                    self._fail(question, "no answer yet")
+                return None
+        return self._seen
 
     def due_age_s(self, priorities: Iterable[str] | None = None) -> float | None:
         """Seconds for which the oldest waiting task is due; None when nothing waits, or unknown.
@@ -92,17 +118,25 @@ class QueueReader:
             yield from _queue_blocks(snapshot)
             yield from _cron_blocks(snapshot)
 
-    def _ask(self) -> QueueSnapshot | None:
+    def _ask(self, question: _Question) -> None:
+        snapshot, problem = None, ""
         try:
             snapshot = self._source()
         except Exception as e:  # noqa: BLE001 - whatever the reason, the scrape goes on without
-            if self._failing_since is None:
-                self._failing_since = self._clock()
-                # The class alone: some errors quote the address with its password.
-                logger.warning("the queue's metrics cannot be read: %s", type(e).__name__)
-            return None
-        self._failing_since = None
-        return snapshot
+            # The class alone: some errors quote the address with its password.
+            problem = type(e).__name__
+        with self._lock:
+            if problem:
+                self._fail(question, problem)
+            else:
+                self._failing_since = None
+            self._seen, self._answered_at, self._asking = snapshot, self._clock(), None
+        question.answered.set()
+
+    def _fail(self, question: _Question, problem: str) -> None:
+        if self._failing_since is None:
+            self._failing_since = question.asked_at
+            logger.warning("the queue's metrics cannot be read: %s", problem)
 
 
 def _queue_blocks(snapshot: QueueSnapshot) -> Iterator[Block]:

@@ -12,6 +12,7 @@ import socket
 import socketserver
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple, TypeAlias
@@ -52,12 +53,18 @@ def check_answer(check: Check) -> Answer:
     return Answer(503 if problems else 200, _TEXT, body.encode())
 
 
+SILENCE_S = 3.0
+"""A Redis that owes the queue's state for longer is out of reach."""
+
+
 class HealthChecks:
     """``/livez`` and ``/readyz`` of one or more workers.
 
     :param healths: answers the workers' health records as they are now.
     :param queue: says whether work is due; without it a stuck pump is not noticed.
     :param priorities: those that the workers serve; all of the queue's by default.
+    :param expected: how many workers there are to be. While they are fewer, they are not ready;
+        and while there is none for long though work is due, all should be replaced.
     """
 
     def __init__(
@@ -66,7 +73,11 @@ class HealthChecks:
         queue: QueueReader | None = None,
         limits: Limits | None = None,
         priorities: Sequence[str] | None = None,
+        *,
+        expected: int = 0,
     ) -> None:
+        self._expected = expected
+        self._seen_at = time.monotonic()
         self._healths = healths
         self._queue = queue
         self._limits = limits or Limits()
@@ -75,13 +86,23 @@ class HealthChecks:
     def livez(self) -> list[str]:
         """Why the process should be replaced."""
         healths = [health for health in self._healths() if health.is_started]
-        if not healths:
+        if healths:
+            self._seen_at = time.monotonic()
+        elif not self._expected:
             return []
         due_age_s = self._queue.due_age_s(self._priorities) if self._queue is not None else None
+        if not healths:
+            return self._absent(due_age_s)
         problems = [p for health in healths for p in health.problems(self._limits, due_age_s)]
         if self._queue is not None and self._queue.failing_s() > self._limits.redis_s:
             problems.append(f"Redis has not answered for {self._queue.failing_s():.1f} s")
         return list(dict.fromkeys(problems))
+
+    def _absent(self, due_age_s: float | None) -> list[str]:
+        absent_s = time.monotonic() - self._seen_at
+        if due_age_s is None or min(due_age_s, absent_s) < self._limits.start_s:
+            return []
+        return [f"work has been due for {due_age_s:.1f} s and no worker has started"]
 
     def readyz(self) -> list[str]:
         """Why nothing should be expected of the process now."""
@@ -89,6 +110,10 @@ class HealthChecks:
         if not healths:
             return ["no worker has started"]
         unready = [problem for health in healths for problem in health.unready()]
+        if len(healths) < self._expected:
+            unready.append(f"{len(healths)} of {self._expected} worker processes run")
+        if self._queue is not None and self._queue.failing_s() > SILENCE_S:
+            unready.append("Redis is out of reach")
         return list(dict.fromkeys(unready)) or self.livez()
 
 

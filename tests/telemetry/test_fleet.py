@@ -22,11 +22,13 @@ from prometheus_client import CollectorRegistry
 from streaq.engine.health import Health
 from streaq.hooks import WorkerEvent
 from streaq.telemetry import Telemetry
+from streaq.telemetry.shared import inherited_store
 from tests.telemetry.events import SAMPLED, attempt, ending, starts, successes
 
 health = Health()
 telemetry = Telemetry(registry=CollectorRegistry(), traces=False, logs=False)
 [hook] = telemetry.hooks(queue="shop", client_id="w", health=health)
+health.keep_in(inherited_store().cells)
 health.ready(4)
 hook.on_worker_start(WorkerEvent("shop", "w", 4, (), (), "", "asyncio"))
 print("ready", flush=True)

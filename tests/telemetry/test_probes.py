@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 import urllib.request
@@ -17,6 +19,7 @@ from prometheus_client import CollectorRegistry
 from streaq import Worker
 from streaq.engine.health import Limits
 from streaq.telemetry import Telemetry
+from streaq.telemetry.fleet import Fleet
 from streaq.telemetry.serve import serve_queue_only, serve_worker
 from tests.servers import Server, binaries
 from tests.telemetry.plant import Plant, wait_for
@@ -164,6 +167,90 @@ def test_a_stuck_pump(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.undo()
     patient.release.set()
     patient.becomes("/livez", 200, "ok")
+
+
+def test_a_pump_that_is_stuck_with_all_slots_taken(
+    patient: Patient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its tasks end, and the pump does not hear of it: nothing is taken, though nothing runs."""
+    life = patient.worker._session._life
+    assert life is not None
+    patient.enqueue("long", "long")
+    wait_for(lambda: patient.worker.running() == 2)
+    ends = threading.Event()
+
+    async def never(*args: object) -> Any:
+        while not ends.is_set():  # noqa: ASYNC110 - of another thread
+            await anyio.sleep(0.02)
+        raise ConnectionError
+
+    monkeypatch.setattr(life.pump, "_exchange", never)
+    patient.enqueue("long")
+    patient.release.set()
+    patient.becomes("/livez", 503, "this worker takes none")
+    assert patient.worker.running() == 0
+    monkeypatch.undo()
+    ends.set()
+    patient.becomes("/livez", 200, "ok")
+
+
+def test_a_redis_that_hangs_is_told_of_soon_and_probes_answer_at_once(patient: Patient) -> None:
+    os.kill(patient.server.pid, signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        patient.get("/livez")
+        patient.get("/metrics")
+        assert time.monotonic() - began < 3, "not the five seconds that a call to Redis may take"
+        patient.becomes("/livez", 503, "Redis has not answered")
+        patient.becomes("/readyz", 503, "Redis is out of reach")
+    finally:
+        os.kill(patient.server.pid, signal.SIGCONT)
+    patient.becomes("/livez", 200, "ok")
+    patient.becomes("/readyz", 200, "ok")
+
+
+@pytest.mark.parametrize("telemetry", ["off", "no metrics"])
+def test_the_probes_of_a_child_do_not_need_its_metrics(telemetry: str, tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        plant = Plant(stack, tmp_path, WORKSHOP_TELEMETRY=telemetry)
+        wait_for(lambda: plant.get("/readyz")[0] == 200, 30)
+        assert plant.get("/livez") == (200, "ok\n")
+        (child, _) = plant.children()
+        child.suspend()
+        stack.callback(child.resume)
+        wait_for(lambda: "the event loop has not run" in plant.get("/livez")[1], 30)
+
+
+def test_a_fleet_with_a_child_missing_is_not_ready(tmp_path: Path) -> None:
+    fleet = Fleet(expected=2)
+    http = fleet.serve()
+    health = fleet.join().health
+    health.ready(1)
+    assert get(http.port, "/readyz") == (503, "1 of 2 worker processes run\n")
+    fleet.join().health.ready(1)
+    assert get(http.port, "/readyz") == (200, "ok\n")
+    http.close()
+
+
+def test_a_worker_that_never_starts_though_work_is_due_is_unwell() -> None:
+    with Server("valkey" if "valkey" in binaries() else "redis-7") as server:
+        worker: Worker[Any] = Worker(server.url, telemetry=False)
+
+        @worker.task
+        async def waits() -> None: ...
+
+        async def enqueue() -> None:
+            async with worker:
+                await waits.enqueue()
+
+        fleet = Fleet(worker, Limits(start_s=0.5), expected=1)
+        http = fleet.serve()
+        fleet.join()
+        time.sleep(0.6)  # what it is about: nothing happens
+        assert get(http.port, "/livez") == (200, "ok\n"), "nothing is due"
+        anyio.run(enqueue)
+        wait_for(lambda: "no worker has started" in get(http.port, "/livez")[1])
+        http.close()
 
 
 def test_an_exporter_is_ready_when_it_can_read() -> None:

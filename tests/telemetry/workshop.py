@@ -12,12 +12,16 @@ import anyio.lowlevel
 import structlog
 
 from streaq import StreaqRetry, Worker
+from streaq.telemetry import Telemetry
 
 worker = Worker(
     os.environ["WORKSHOP_URL"],
     queue_name=os.environ["WORKSHOP_QUEUE"],
     concurrency=4,
     idle_timeout=float(os.environ.get("WORKSHOP_IDLE", "60")),
+    telemetry={"off": False, "no metrics": Telemetry(metrics=False)}.get(
+        os.environ.get("WORKSHOP_TELEMETRY", ""), True
+    ),
 )
 
 
