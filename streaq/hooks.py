@@ -254,7 +254,9 @@ class Dispatcher:
         for is_quiet in self._watchers:
             try:
                 self.watching = not is_quiet()
-            except Exception:  # noqa: BLE001 - no hook may harm a task
+            except KeyboardInterrupt:
+                raise
+            except BaseException:  # noqa: BLE001 - no hook may harm a task, whatever it raises
                 self.watching = True
                 self.report(is_quiet)
             if self.watching:
@@ -265,7 +267,9 @@ class Dispatcher:
         for call in slot:
             try:
                 call(event)
-            except Exception:  # noqa: BLE001 - no hook may harm a task
+            except KeyboardInterrupt:
+                raise
+            except BaseException:  # noqa: BLE001 - no hook may harm a task, whatever it raises
                 self.report(call)
 
     def around(self, slot: Slot, event: object) -> AbstractContextManager[None]:
@@ -344,7 +348,9 @@ class _Guard:
             manager = self._call(self._event)
             manager.__enter__()
             self._manager = manager
-        except Exception:  # noqa: BLE001 - no hook may harm a task
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # noqa: BLE001 - no hook may harm a task, whatever it raises
             self._owner.report(self._call)
 
     def __exit__(self, *exc_info: Any) -> None:  # noqa: PYI036 - handed on as they are
@@ -352,7 +358,9 @@ class _Guard:
             return
         try:
             self._manager.__exit__(*exc_info)
-        except Exception:  # noqa: BLE001 - no hook may harm a task
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # noqa: BLE001 - no hook may harm a task, whatever it raises
             self._owner.report(self._call)
 
 

@@ -131,14 +131,18 @@ class Attempts:
         for enter in self._enter:
             try:
                 enter(lease.claimed)
-            except Exception:  # noqa: BLE001 - no hook may harm a task
+            except KeyboardInterrupt:
+                raise
+            except BaseException:  # noqa: BLE001 - no hook may harm a task, whatever it raises
                 self._hooks.report(enter)
         began = time.monotonic()
         try:
             outcome = await self._outcome(lease, began)
             duration_s = time.monotonic() - began
             settle = await self._settle(lease, outcome, duration_s)
-        except Exception as e:  # noqa: BLE001 - whatever it is, the task ends
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as e:  # noqa: BLE001 - whatever it is, the task ends, and has a slot no more
             # Without the message, which may quote what was passed to the task.
             where = "".join(traceback.format_tb(e.__traceback__))
             logger.error(  # noqa: TRY400 - see above

@@ -36,7 +36,7 @@ def metrics_app(
         app = FastAPI()
         app.mount("/metrics", metrics_app(worker))
     """
-    registry = registry or getattr(worker and worker.telemetry, "registry", None) or REGISTRY
+    served = registry or getattr(worker and worker.telemetry, "registry", None) or REGISTRY
 
     async def app(
         scope: Message,
@@ -47,7 +47,7 @@ def metrics_app(
             raise RuntimeError(f"metrics_app answers HTTP, not {scope['type']}")
         accept = dict(scope["headers"]).get(b"accept", b"").decode("latin-1")
         # In a thread: reading the queue waits for Redis.
-        answer = await anyio.to_thread.run_sync(metrics_answer, registry, accept)
+        answer = await anyio.to_thread.run_sync(metrics_answer, served, accept)
         headers = [
             (b"content-type", answer.content_type.encode("latin-1")),
             (b"content-length", str(len(answer.body)).encode()),
@@ -56,5 +56,5 @@ def metrics_app(
         await send({"type": "http.response.body", "body": answer.body})
 
     if worker is not None:
-        collector_for(registry).add(reader_of(worker).blocks, owner=app)
+        collector_for(served).add(reader_of(worker).blocks, owner=app)
     return app

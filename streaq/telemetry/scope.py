@@ -49,7 +49,9 @@ class ScopeHook(Hook):
                 if span is not None:
                     bind_trace(e.mark.trace)
                 self._logs.started(e)
-        except Exception:  # noqa: BLE001 - whatever it is, the task goes on
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # noqa: BLE001 - whatever it is, the task goes on
             self.failed()
         return _NOTHING if span is None else _Leave(self, e, span)
 
@@ -83,5 +85,7 @@ class _Leave:
     ) -> None:
         try:
             self._span.close(self._e.mark.end)
-        except Exception:  # noqa: BLE001 - whatever it is, the task goes on
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # noqa: BLE001 - whatever it is, the task goes on
             self._hook.failed()

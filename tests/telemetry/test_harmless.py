@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -63,11 +64,11 @@ async def works(worker: Worker[Any]) -> float:
     return elapsed
 
 
-def raising_hook() -> Hook:
+def raising_hook(raises: type[BaseException] = RuntimeError) -> Hook:
     """Every event raises, and every context manager when it is entered."""
 
     def fail(self: Hook, event: object) -> Any:
-        raise RuntimeError("hook")
+        raise raises("hook")
 
     return type("Raising", (Hook,), dict.fromkeys(SLOTS, fail))()
 
@@ -75,18 +76,25 @@ def raising_hook() -> Hook:
 class RaisesInside(Hook):
     """Its context manager raises when it is left."""
 
+    def __init__(self, raises: type[BaseException] = RuntimeError) -> None:
+        self.raises = raises
+
     @contextmanager
     def around_attempt(self, e: Attempt) -> Iterator[None]:
         yield
-        raise RuntimeError("leaving")
+        raise self.raises("leaving")
 
 
-@pytest.mark.parametrize("hook", [raising_hook(), RaisesInside()], ids=["every", "leaving"])
+@pytest.mark.parametrize("raises", [RuntimeError, SystemExit, asyncio.CancelledError])
+@pytest.mark.parametrize("make", [raising_hook, RaisesInside], ids=["every", "leaving"])
 async def test_hooks_that_raise(
-    make_worker: MakeWorker, hook: Hook, caplog: pytest.LogCaptureFixture
+    make_worker: MakeWorker,
+    make: Callable[[type[BaseException]], Hook],
+    raises: type[BaseException],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level(logging.ERROR, "streaq"):
-        worker = make_worker(hooks=[hook])
+        worker = make_worker(hooks=[make(raises)])
         await works(worker)
     assert worker._session.hooks().errors >= COUNT
     assert "the task is not affected" in caplog.text
