@@ -112,9 +112,8 @@ class Pump:
         self.wake.ring()
 
     def stop_task(self, task_id: str, cause: Cause) -> None:
-        """Cancel an attempt, if it runs here."""
-        if lease := self.running.get(task_id):
-            lease.cancel(cause)
+        """Cancel an attempt, if it runs here or is about to."""
+        self._slots.stop(task_id, cause)
 
     def lose(self, task_id: str, try_number: str) -> None:
         """Cancel the attempt whose lease this was."""

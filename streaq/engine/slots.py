@@ -16,6 +16,8 @@ from streaq.engine.outcome import Cause
 if TYPE_CHECKING:
     from streaq.engine.settings import Settings
 
+_MOST_DOOMED = 1000
+"""Aborts that are remembered while answers are under way."""
 _ODD = "13579bdf"
 """Last digit of the flags of a traceparent that is sampled."""
 
@@ -56,6 +58,7 @@ class Slots:
         self.reading = False
         """Whether a blocking read is under way; what it brings has a slot."""
         self.draining = False
+        self._doomed: dict[str, Cause] = {}
         self.resent = False
         """Whether what finished may have been settled before, in an answer that was lost."""
 
@@ -72,7 +75,18 @@ class Slots:
         if not self.draining:
             self.running.pop(task_id, None)  # the oldest is the first
             self.running[task_id] = lease
+            if self._doomed and (cause := self._doomed.pop(task_id, None)):
+                lease.cancel(cause)
         return not self.draining
+
+    def stop(self, task_id: str, cause: Cause) -> None:
+        """Cancel this attempt. The word may overtake the answer that brings it, since they come by
+        different connections: then it is cancelled as it begins.
+        """
+        if lease := self.running.get(task_id):
+            lease.cancel(cause)
+        elif self.flights and len(self._doomed) < _MOST_DOOMED:
+            self._doomed[task_id] = cause
 
     def oldest_ms(self) -> int:
         """When the oldest attempt that runs was started; 0 when none runs."""
@@ -88,6 +102,8 @@ class Slots:
 
         :param share: leave half to an exchange that is to follow at once.
         """
+        if self._doomed and not self.flights:
+            self._doomed.clear()  # no answer is left that could bring them
         finished = self.finished
         self.finished = []
         half = self._concurrency // 2

@@ -102,6 +102,25 @@ def claims(*claimed: Claimed) -> Answer:
     return lambda request: reply(request, claimed)
 
 
+async def test_an_abort_that_overtakes_the_answer_cancels_what_the_answer_brings(
+    anyio_backend: object,
+) -> None:
+    """They come by different connections; a later attempt of the same id has nothing to do with it."""
+
+    def aborted_meanwhile(request: Request) -> Reply:
+        bench.pump.stop_task("id-1-1", Cause.ABORT)
+        bench.pump.stop_task("id-1-3", Cause.ABORT)
+        return reply(request, [claim(b"1-1"), claim(b"1-2")])
+
+    bench = Bench(aborted_meanwhile)
+    async with bench.running():
+        assert [lease.cause for lease in bench.spawned] == [Cause.ABORT, None]
+        bench.answers.append(claims(claim(b"1-3")))
+        await bench.again()
+        assert bench.spawned[-1].claimed.message_id == b"1-3"
+        assert bench.spawned[-1].cause is None
+
+
 async def test_claims_that_did_arrive_are_not_handed_back(anyio_backend: object) -> None:
     """The connection came back, went again before `recover`, and came back with new tasks."""
     bench = Bench(lost, reply, claims(claim(b"1-1"), claim(b"1-2")))
