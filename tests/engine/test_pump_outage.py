@@ -105,7 +105,7 @@ def claims(*claimed: Claimed) -> Answer:
 async def test_an_abort_that_overtakes_the_answer_cancels_what_the_answer_brings(
     anyio_backend: object,
 ) -> None:
-    """They come by different connections; a later attempt of the same id has nothing to do with it."""
+    """They come by different connections. A later attempt of the same id is another matter."""
 
     def aborted_meanwhile(request: Request) -> Reply:
         bench.pump.stop_task("id-1-1", Cause.ABORT)
