@@ -549,7 +549,7 @@ class Model:
             self._unblock(task_id, task)
             self._end(task_id, task, result)
             self._tell(result, task_id, by.task_id)
-            return By(task_id, ok=False)
+            return By(task_id, ok=False, trace=by.trace)
         task.input = given or task.input
         if by.trace:
             task.links.append(by.trace)

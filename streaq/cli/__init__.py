@@ -7,6 +7,7 @@ a missing extra) is told in one line on stderr, with a non-zero exit and no trac
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 
 def main() -> None:
@@ -14,14 +15,26 @@ def main() -> None:
     from streaq.cli.app import app
     from streaq.cli.words import complain, streaq_error
 
+    status: Any = 0
     try:
-        app(prog_name="streaq")
+        status = app(prog_name="streaq", standalone_mode=False)
     except Exception as e:
-        problem = streaq_error(e)
-        if problem is None:
+        problem, wrong_usage = streaq_error(e), getattr(e, "format_message", None)
+        if problem is not None:
+            complain(str(problem))
+        elif wrong_usage is None:
             raise
-        complain(str(problem))
-        sys.exit(1)
+        elif type(e).__name__ != "NoArgsIsHelpError":  # of which the help is shown by now
+            complain(_advised(wrong_usage(), e))
+        status = getattr(e, "exit_code", 1)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _advised(problem: str, error: Any) -> str:
+    """What typer says of wrong usage, and where to find the right one."""
+    context = getattr(error, "ctx", None)
+    command = "streaq" if context is None else context.command_path
+    return f"{problem.strip().rstrip('.')}; '{command} --help' tells what there is."
 
 
 __all__ = ["main"]

