@@ -34,7 +34,9 @@ def _advised(problem: str, error: Any) -> str:
     """What typer says of wrong usage, and where to find the right one."""
     context = getattr(error, "ctx", None)
     command = "streaq" if context is None else context.command_path
-    return f"{problem.strip().rstrip('.')}; '{command} --help' tells what there is."
+    problem = problem.strip().rstrip(".")
+    link = "" if problem.endswith("?") else ";"
+    return f"{problem}{link} '{command} --help' tells what there is."
 
 
 __all__ = ["main"]

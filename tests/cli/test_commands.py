@@ -345,7 +345,7 @@ def test_wrong_usage_is_one_line_and_ends_with_2(
     assert said.status == 2
     assert said.err.startswith("error: ")
     assert problem in said.err
-    assert said.err.endswith(f"; '{command} --help' tells what there is.\n")
+    assert said.err.endswith(f" '{command} --help' tells what there is.\n")
     assert said.err.count("\n") == 1
 
 
