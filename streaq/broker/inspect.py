@@ -56,10 +56,11 @@ class PrioritySnapshot:
 
     priority: str
     depth: int
-    """Tasks that could run now and do not."""
+    """Tasks that could run now and do not, those that a worker has prefetched included."""
     scheduled: int
     blocked: int
     running: int
+    """Tasks that a live worker runs."""
     oldest_due_ms: int | None
     enqueued: int = 0
     """Tasks that ever came in."""

@@ -7,6 +7,7 @@
 | ``result:<id>`` | string | its result | after the task's ``ttl`` |
 | ``ended:<id>`` | string | that a task without a result has ended | after a minute |
 | ``due:<priority>`` | sorted set | ids due later | with its last member |
+| ``late:<priority>`` | sorted set | ids that came late to their stream, by due time | after a day |
 | ``blocked:<priority>`` | sorted set | ids that wait for others | with its last member |
 | ``dependents:<id>`` | hash | who waits for this task, and how | when it ends |
 | ``dependencies:<id>`` | set | whom this task waits for | when the last one ends |

@@ -88,11 +88,13 @@ def _workers(snapshot: QueueSnapshot) -> RenderableType:
     table = _table("worker", "host", "pid", "running", "up", "functions")
     for w in sorted(snapshot.workers, key=lambda w: (str(w.get("host")), int(w.get("pid", 0)))):
         running, slots = int(w.get("running", 0)), int(w.get("concurrency", 0))
+        reserved = int(w.get("reserved", 0))
+        taken = f"{running} of {slots}" + (f", {reserved} reserved" if reserved else "")
         table.add_row(
             str(w.get("id")),
             str(w.get("host")),
             str(w.get("pid")),
-            Text(f"{running} of {slots}", style=WARN if slots and running >= slots else "default"),
+            Text(taken, style=WARN if slots and running >= slots else "default"),
             say_ms((snapshot.now_ms - int(w.get("started_ms", 0))) // 1000 * 1000),
             f"{len(w.get('functions', ()))}",
         )

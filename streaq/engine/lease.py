@@ -42,6 +42,7 @@ class Leases:
     :param held: what to renew; called from the thread.
     :param running: of that, the attempts that run and are traced; called from the thread.
     :param functions: names the worker can run, for its health record.
+    :param crons: of those, the ones that have a timetable in the code.
     :param tell: called from the thread with the lost leases, the ids that are to stop, and
         1 when the server forgot the worker's functions (else 0).
     """
@@ -57,6 +58,7 @@ class Leases:
         held: Callable[[], list[Held]],
         running: Callable[[], list[Held]],
         functions: Sequence[str],
+        crons: Sequence[str],
         tell: Callable[[list[LostLease], list[str], int], None],
     ) -> None:
         self._connector = connector
@@ -71,6 +73,7 @@ class Leases:
         self._new: set[str] = set()
         self._told: set[str] = set()
         self._functions = list(functions)
+        self._crons = list(crons)
         self._tell = tell
         self._started_ms = round(time.time() * 1000)
         self._stop = threading.Event()
@@ -158,7 +161,7 @@ class Leases:
         held = [] if self._loop_is_dead() else self._held()
         leases = held if only is None or not held else only
         args: list[Arg] = [
-            settings.consumer, settings.lease_ms, self._digest, self._record(len(held)),
+            settings.consumer, settings.lease_ms, self._digest, self._record(held),
             len(settings.priorities), *settings.priorities, len(leases),
         ]  # fmt: skip
         for lease in leases:
@@ -175,16 +178,19 @@ class Leases:
         logger.error("the event loop has been silent for %.0f s: leases are let go", silent_s)
         return True
 
-    def _record(self, held: int) -> str:
+    def _record(self, held: Sequence[Held]) -> str:
         settings = self._settings
+        running = sum(1 for lease in held if lease[3])
         record: dict[str, Any] = {
             "id": settings.worker_id,
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "started_ms": self._started_ms,
             "concurrency": settings.concurrency,
-            "running": held,
+            "running": running,
+            "reserved": len(held) - running,
             "priorities": settings.priorities,
             "functions": self._functions,
+            "crons": self._crons,
         }
         return json.dumps(record, separators=(",", ":"))

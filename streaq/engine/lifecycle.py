@@ -198,6 +198,7 @@ class Life:
             held=self.pump.held,
             running=self.pump.traced,
             functions=sorted(self._catalog.functions),
+            crons=sorted(task.fn_name for task in self._catalog.crons),
             tell=tell,
         )
 

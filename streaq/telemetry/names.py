@@ -226,7 +226,7 @@ EVENT_LOOP_LAG = Metric(
 QUEUE_DEPTH = Metric(
     "streaq_queue_depth",
     "gauge",
-    "Tasks that are due and wait for a worker.",
+    "Tasks that are due and wait for a worker, also those that one has prefetched or died with.",
     PER_PRIORITY,
     scope="queue",
     merge="max",
@@ -250,7 +250,7 @@ QUEUE_BLOCKED = Metric(
 QUEUE_RUNNING = Metric(
     "streaq_queue_running",
     "gauge",
-    "Tasks that some worker holds a lease on.",
+    "Tasks that a live worker runs.",
     PER_PRIORITY,
     scope="queue",
     merge="max",
@@ -258,7 +258,7 @@ QUEUE_RUNNING = Metric(
 QUEUE_OLDEST_DUE = Metric(
     "streaq_queue_oldest_due_timestamp_seconds",
     "gauge",
-    "Unix time since which the oldest waiting task has been due; absent when none waits.",
+    "Unix time since which the oldest waiting task has been due and there; absent when none waits.",
     PER_PRIORITY,
     unit="seconds",
     scope="queue",

@@ -172,7 +172,7 @@ def _is_deleted(cron: CronSnapshot, snapshot: QueueSnapshot) -> bool:
     have somebody woken up because it is not fired. Without a worker, nobody can tell.
     """
     return bool(snapshot.workers) and not any(
-        cron.name in worker.get("functions", (cron.name,)) for worker in snapshot.workers
+        cron.name in worker.get("crons", (cron.name,)) for worker in snapshot.workers
     )
 
 

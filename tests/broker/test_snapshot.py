@@ -58,10 +58,17 @@ async def test_counts_through_a_life(bench: Bench) -> None:
     assert counts(await look(bench)) == (3, 1, 0, 0)
 
 
+async def enqueue_long_ago(bench: Bench, **due_ms: int) -> None:
+    """Tasks that were made when they were due."""
+    await bench.publish(*(task(task_id, due=str(at)) for task_id, at in due_ms.items()))
+    for task_id, at in due_ms.items():
+        await bench.raw("HSET", f"{bench.base}task:{task_id}", "made", at)
+
+
 async def test_the_oldest_that_waits_is_told(bench: Bench) -> None:
     worker = await bench.worker()
     assert (await look(bench)).oldest_due_ms is None
-    await bench.publish(task("a", due="1000"), task("b", due="2000"))
+    await enqueue_long_ago(bench, a=1_000, b=2_000)
     assert (await look(bench)).oldest_due_ms == 1_000
     a = await worker.claim_one("a")
     assert (await look(bench)).oldest_due_ms == 2_000
@@ -78,7 +85,35 @@ async def test_what_is_due_and_not_yet_moved_counts_as_waiting(bench: Bench) -> 
     await bench.publish(task("a", due=f"+{LONG_MS}"))
     assert (await look(bench)).oldest_due_ms is None
     await bench.becomes_due("a", 500)
+    await bench.raw("HSET", f"{bench.base}task:a", "made", 400)
     assert (await look(bench)).oldest_due_ms == 500
+
+
+async def test_nothing_waits_for_longer_than_it_has_been_there(bench: Bench) -> None:
+    """Whoever schedules a task for yesterday wakes up nobody."""
+    await bench.publish(task("a", due="1000"))
+    assert (await look(bench)).oldest_due_ms == int((await bench.fields("a"))["made"])
+
+
+async def test_what_was_moved_late_is_the_oldest_behind_what_came_before(bench: Bench) -> None:
+    worker = await bench.worker()
+    await enqueue_long_ago(bench, new=9_000)
+    await bench.publish(task("late", due=f"+{LONG_MS}"), task("later", due=f"+{LONG_MS}"))
+    for task_id, at in (("late", 1_000), ("later", 2_000)):
+        await bench.becomes_due(task_id, at)
+        await bench.raw("HSET", f"{bench.base}task:{task_id}", "made", 1)
+    assert (await look(bench)).oldest_due_ms == 1_000
+    await bench.call("tick", [100, 1, DEFAULT])
+    assert (await look(bench)).oldest_due_ms == 1_000
+    assert await bench.ttl_ms(f"late:{DEFAULT}") > 0
+    new, late = await worker.claim(2)
+    assert (await look(bench)).oldest_due_ms == 2_000
+    await worker.settle(worker.end(new), worker.retry(late, "+0"))
+    later = await worker.claim_one("later")
+    retried = await worker.claim_one("late")
+    assert (await look(bench)).oldest_due_ms is None
+    await worker.settle(worker.end(later), worker.end(retried))
+    assert f"late:{DEFAULT}" not in await bench.keys()
 
 
 async def test_live_workers_alone(bench: Bench) -> None:
@@ -115,7 +150,43 @@ async def test_repeating_schedules_are_counted(bench: Bench) -> None:
 
 async def test_a_queue_whose_group_is_gone(bench: Bench) -> None:
     await bench.worker()
-    await bench.publish(task("a", due="1000"))
+    await enqueue_long_ago(bench, a=1_000)
     await bench.raw("XGROUP", "DESTROY", f"{bench.base}stream:default", "workers")
     seen = await look(bench)
     assert (counts(seen), seen.oldest_due_ms) == ((1, 0, 0, 0), 1_000)
+
+
+async def test_what_a_dead_worker_ran_waits(bench: Bench) -> None:
+    """Or nothing would start a worker to take it over, where depth decides how many there are."""
+    dead, alive = await bench.worker("w1"), await bench.worker("w2")
+    await enqueue_long_ago(bench, a=1_000, b=2_000, c=3_000)
+    await alive.claim_one("a")
+    await dead.claim(2)
+    assert counts(await look(bench)) == (0, 0, 0, 3)
+    await bench.raw("ZADD", f"{bench.base}workers", 7_000, "w1")
+    seen = await look(bench)
+    assert (counts(seen), seen.oldest_due_ms) == ((2, 0, 0, 1), 7_000)
+
+
+async def test_what_is_prefetched_waits(bench: Bench) -> None:
+    worker = await bench.worker(priorities=("high", DEFAULT))
+    await worker.renew(health='{"concurrency":2}')
+    await enqueue_long_ago(bench, t0=1_000, t1=2_000, t2=3_000, t3=4_000)
+    await worker.exchange(want=2)
+    assert counts(await look(bench)) == (2, 0, 0, 2)
+    reserved = (await worker.exchange(reserve=2)).reserved
+    seen = await look(bench)
+    assert (counts(seen), seen.oldest_due_ms) == ((2, 0, 0, 2), 3_000)
+    await bench.publish(task("h", priority="high"))
+    await worker.exchange(reserve=1)
+    assert counts(await look(bench, "high")) == (1, 0, 0, 0)
+    assert (await look(bench, "high")).oldest_due_ms is not None
+    assert counts(await look(bench)) == (2, 0, 0, 2)
+    await worker.exchange(starts=reserved)
+    assert counts(await look(bench)) == (0, 0, 0, 4)
+
+
+async def test_what_is_due_but_not_moved_yet_has_depth(bench: Bench) -> None:
+    await bench.publish(task("a", due=f"+{LONG_MS}"), task("b", due=f"+{LONG_MS}"))
+    await bench.becomes_due("a")
+    assert counts(await look(bench)) == (1, 1, 0, 0)

@@ -30,7 +30,7 @@ class Bench:
         self.leases = Leases(
             cast("Any", None), "", cast("Settings", None), "", cast("Any", None),
             held=lambda: self.running, running=lambda: self.running, functions=(),
-            tell=lambda *_: None,
+            crons=(), tell=lambda *_: None,
         )  # fmt: skip
         monkeypatch.setattr(self.leases, "_renew", self._renew)
 

@@ -60,11 +60,19 @@ def bench() -> Bench:
 @pytest.mark.parametrize(
     ("workers", "told"),
     [
-        ([{"functions": ["tidy", "new"]}, {"functions": ["other"]}], {"tidy", "new"}),
-        ([{"functions": ["new"]}, {"functions": ["new", "other"]}], {"new"}),
+        ([{"crons": ["tidy", "new"]}, {"crons": []}], {"tidy", "new"}),
+        ([{"crons": ["new"]}, {"crons": ["new"]}], {"new"}),
+        ([{"crons": ["new"], "functions": ["new", "tidy"]}], {"new"}),
+        ([{"crons": ["new"]}, {"functions": ["other"]}], {"tidy", "new"}),
         ([], {"tidy", "new"}),
     ],
-    ids=["one worker has it", "deleted from the code", "nobody is there to tell"],
+    ids=[
+        "one worker has it",
+        "deleted from the code",
+        "a plain task now",
+        "an older version cannot tell",
+        "nobody is there to tell",
+    ],
 )
 def test_a_job_that_was_deleted_from_the_code_is_told_of_no_more(
     workers: list[dict[str, list[str]]], told: set[str]

@@ -1,68 +1,108 @@
 -- include _base
 -- The state of the whole queue for gauges and `streaq status`, in one call whose cost does not grow
--- with the number of tasks.
+-- with the number of tasks: with that of priorities, workers, cron jobs, and of messages that
+-- somebody has prefetched. Running is what a live worker runs; what waits for one has depth: behind
+-- a worker that died or is busy, handed back, or due and not yet moved to the stream.
 --
 -- ARGV: none.
 -- Reply: now, per priority (name, depth, scheduled, blocked, running, oldest due ms or '', and how
 --   many ever came in, succeeded, failed, were aborted, expired),
 --   live workers' health records, cron jobs (fn, last success ms, next ms, missed, crontab),
 --   count of repeating schedules.
-local priorities = {}
-
--- Of the oldest message that nobody runs: when its task was due.
-local function oldest_due(pri, stream)
-  local oldest = nil
-  local function consider(entry)
-    local due = entry and redis.call('HGET', base .. 'task:' .. entry[2][2], 'due')
-    if due and (not oldest or tonumber(due) < oldest) then
-      oldest = tonumber(due)
-    end
-  end
-  local groups = redis.pcall('XINFO', 'GROUPS', stream)
-  local from = '-'
-  if not groups.err and groups[1] then
-    from = '(' .. hash(groups[1])['last-delivered-id']
-    local back = redis.call('XPENDING', stream, GROUP, '-', '+', 1, RETURNED)[1]
-    if back then
-      consider(redis.call('XRANGE', stream, back[1], back[1])[1])
-    end
-  end
-  consider(redis.call('XRANGE', stream, from, '+', 'COUNT', 1)[1])
-  local head = redis.call('ZRANGE', base .. 'due:' .. pri, 0, 0, 'WITHSCORES')[2]
-  if head and tonumber(head) < now and (not oldest or tonumber(head) < oldest) then
-    oldest = tonumber(head)
-  end
-  return oldest and int(oldest) or ''
+-- Who lives, and how many tasks each can run at once.
+local slots, workers = {}, {}
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', base .. 'workers', '(' .. now_text, '+inf')) do
+  local health = redis.call('GET', base .. 'worker:' .. id)
+  slots[id] = tonumber(health and string.match(health, '"concurrency":(%d+)')) or math.huge
+  workers[#workers + 1] = health or nil
 end
 
-for _, pri in ipairs(redis.call('SMEMBERS', base .. 'priorities')) do
+local names = redis.call('SMEMBERS', base .. 'priorities')
+local held = {} -- by priority and consumer: how many messages
+local all_held = {} -- by consumer
+for _, pri in ipairs(names) do
+  held[pri] = {}
+  local summary = redis.pcall('XPENDING', base .. 'stream:' .. pri, GROUP)
+  for _, consumer in ipairs(not summary.err and summary[4] or {}) do
+    local name, count = consumer[1], tonumber(consumer[2])
+    held[pri][name] = count
+    all_held[name] = (all_held[name] or 0) + count
+  end
+end
+
+-- Of tasks that were moved to the stream late, and so are behind what came before them: one that
+-- waits still. The others are forgotten, a thousand at a time.
+local function oldest_late(pri)
+  local zset = base .. 'late:' .. pri
+  for _ = 1, 1000 do
+    local head = redis.call('ZRANGE', zset, 0, 0, 'WITHSCORES')
+    if not head[1] then
+      return nil
+    end
+    local raw = redis.call('HMGET', base .. 'task:' .. head[1], 'state', 'due')
+    if raw[1] == 'queued' and tonumber(raw[2]) == tonumber(head[2]) then
+      return head[1]
+    end
+    redis.call('ZREM', zset, head[1])
+  end
+end
+
+-- What waits of one priority: how many of the messages that somebody holds, and since when the
+-- oldest of all has been due (or there, if it was due before it came; or without its worker).
+local function waiting(pri)
   local stream = base .. 'stream:' .. pri
-  local held, back = 0, 0
-  local summary = redis.pcall('XPENDING', stream, GROUP)
-  if not summary.err then
-    held = summary[1]
-    for _, consumer in ipairs(summary[4] or {}) do
-      if consumer[1] == RETURNED then
-        back = tonumber(consumer[2])
+  local count, oldest = 0, nil
+  local function consider(id, died)
+    local raw = redis.call('HMGET', base .. 'task:' .. (id or ''), 'due', 'made')
+    local due, made = tonumber(raw[1]), tonumber(raw[2])
+    local since = due and math.max(due, made or 0, tonumber(died) or 0)
+    if since and (not oldest or since < oldest) then
+      oldest = since
+    end
+  end
+  local function task_of(from, to)
+    local entry = redis.call('XRANGE', stream, from, to or from, 'COUNT', 1)[1]
+    return entry and entry[2][2]
+  end
+  for consumer, many in pairs(held[pri]) do
+    if not slots[consumer] then -- handed back, or left behind by a worker that died
+      count = count + many
+      local first = redis.call('XPENDING', stream, GROUP, '-', '+', 1, consumer)[1][1]
+      consider(task_of(first), redis.call('ZSCORE', base .. 'workers', consumer))
+    elseif all_held[consumer] > slots[consumer] then -- more than it can run: it has prefetched
+      for _, entry in ipairs(redis.call('XPENDING', stream, GROUP, '-', '+', many, consumer)) do
+        local id = task_of(entry[1])
+        if id and not redis.call('HGET', base .. 'task:' .. id, 'who') then
+          count = count + 1
+          consider(id)
+        end
       end
     end
   end
-  local running = held - back
+  local groups = redis.pcall('XINFO', 'GROUPS', stream)
+  local is_read = not groups.err and groups[1]
+  consider(task_of(is_read and '(' .. hash(groups[1])['last-delivered-id'] or '-', '+'))
+  consider(redis.call('ZRANGEBYSCORE', base .. 'due:' .. pri, '-inf', now, 'LIMIT', 0, 1)[1])
+  consider(oldest_late(pri))
+  return count, oldest and int(oldest) or ''
+end
+
+local priorities = {}
+for _, pri in ipairs(names) do
+  local taken = 0
+  for _, many in pairs(held[pri]) do
+    taken = taken + many
+  end
+  local count, oldest = waiting(pri)
+  local running, zset = taken - count, base .. 'due:' .. pri
+  local overdue = redis.call('ZCOUNT', zset, '-inf', now)
   local ever = redis.call('HMGET', base .. 'totals', 'enqueued ' .. pri, 'success ' .. pri,
     'failed ' .. pri, 'aborted ' .. pri, 'expired ' .. pri)
   priorities[#priorities + 1] = {
-    pri, redis.call('XLEN', stream) - running, redis.call('ZCARD', base .. 'due:' .. pri),
-    redis.call('ZCARD', base .. 'blocked:' .. pri), running, oldest_due(pri, stream),
-    ever[1] or '0', ever[2] or '0', ever[3] or '0', ever[4] or '0', ever[5] or '0',
+    pri, redis.call('XLEN', base .. 'stream:' .. pri) - running + overdue,
+    redis.call('ZCARD', zset) - overdue, redis.call('ZCARD', base .. 'blocked:' .. pri), running,
+    oldest, ever[1] or '0', ever[2] or '0', ever[3] or '0', ever[4] or '0', ever[5] or '0',
   }
-end
-
-local workers = {}
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', base .. 'workers', now, '+inf')) do
-  local health = redis.call('GET', base .. 'worker:' .. id)
-  if health then
-    workers[#workers + 1] = health
-  end
 end
 
 local crons = {}

@@ -4,6 +4,7 @@
 -- ARGV: most to move, count of priorities, each.
 -- Reply: now, when something is due next (or -1), moved tasks (id, fn, priority, due),
 --   repeating schedules that are due (id, fn, due, crontab, time zone, priority).
+local LATE_MS, MOST_LATE = 1000, 10000
 local most = tonumber(ARGV[1])
 local next_due = -1
 local moved = {}
@@ -15,6 +16,14 @@ local function sooner(zset)
   end
 end
 
+-- Behind what came to the stream before it, nobody would see how long it has been due.
+local function note_late(pri, id, at)
+  local late = base .. 'late:' .. pri
+  redis.call('ZADD', late, at, id)
+  redis.call('ZREMRANGEBYRANK', late, MOST_LATE, -1)
+  redis.call('PEXPIRE', late, 86400000)
+end
+
 local function promote(pri)
   local zset = base .. 'due:' .. pri
   local due = redis.call('ZRANGEBYSCORE', zset, '-inf', now, 'WITHSCORES', 'LIMIT', 0, most)
@@ -24,6 +33,9 @@ local function promote(pri)
     local raw = redis.call('HMGET', base .. 'task:' .. id, 'state', 'fn')
     if raw[1] then
       enqueue(id, pri, int(tonumber(at)))
+      if now - tonumber(at) > LATE_MS then
+        note_late(pri, id, at)
+      end
       moved[#moved + 1] = { id, raw[2] or '', pri, int(tonumber(at)) }
     end
   end
