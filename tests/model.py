@@ -71,6 +71,10 @@ class Task:
     awaited: bool = False
     input: bytes = b""
     links: list[str] = field(default_factory=list[str])
+    trace: str = ""
+    """Of the attempt that it had last."""
+    was: str = ""
+    """Of the attempt before the one that runs."""
     error: bytes = b""
     ledger: list[str] = field(default_factory=list[str])
     waits_for: set[str] = field(default_factory=set[str])
@@ -364,6 +368,7 @@ class Model:
             out.refused.append((message.task_id, *why))
             return
         task.state, task.who, task.tries = "running", worker, task.tries + 1
+        task.was, task.trace = task.trace, ""
         out.started.append(Attempt(message.task_id, message, task.tries))
 
     def _objection(self, task_id: str, task: Task) -> tuple[str, str] | None:  # noqa: PLR0911
@@ -398,10 +403,12 @@ class Model:
         self._unlock(task.fn, task_id)
         if outcome.action == "return":
             self._hand_back(task, message)
+            task.trace = outcome.trace or task.trace
             task.ledger.append("returned")
         elif outcome.action.startswith("retry"):
             task.ledger.append("retried")
             task.error = outcome.value or task.error
+            task.trace = outcome.trace
             task.who, task.message = "", None
             self._drop(message)
             if outcome.action == "retry now" or task.stop:
@@ -475,6 +482,7 @@ class Model:
 
     def _hand_back(self, task: Task, message: Message) -> None:
         task.state, task.who, task.tries = "queued", "", task.tries - 1
+        task.trace = task.was
         message.owner, message.idle = RETURNED, True
 
     def _enqueue(self, task_id: str, task: Task, due: int) -> None:
@@ -516,7 +524,8 @@ class Model:
         self._end(task_id, task, result)
         if task.awaited:
             ok = result.status == "success"
-            self._settle_dependents(By(task_id, ok, result.value, task.input, result.trace))
+            trace = result.trace if result.worker else task.trace
+            self._settle_dependents(By(task_id, ok, result.value, task.input, trace))
 
     def _tell(self, result: Result, task_id: str, by: str) -> None:
         what = "skipped" if result.status == "success" else "failed"

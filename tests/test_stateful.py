@@ -28,7 +28,6 @@ from tests.model import (
     FAR,
     FUNCTIONS,
     PAST,
-    RETURNED,
     UNKNOWN,
     Attempt,
     Exchanged,
@@ -40,6 +39,8 @@ from tests.servers import Server, binaries
 
 EXPLORE = int(os.environ.get("STREAQ_EXPLORE", "0"))
 LEASE_MS = 3_600_000
+SLOTS = 2
+"""What the workers' health records say; what a worker holds beyond that it has prefetched."""
 PRIORITIES = ("high", "low")
 WORKERS = ("w1", "w2")
 FNS = st.sampled_from(
@@ -77,6 +78,7 @@ class Queue(RuleBasedStateMachine):
         self.made = 0
         self.seen_priorities = set(PRIORITIES)
         self.renewed: set[str] = set()
+        self.alive = set(WORKERS)
         self.published: dict[str, Envelope] = {}
         self.heard: dict[str, list[bytes]] = {}
         self.results = self.client.pubsub()
@@ -400,7 +402,8 @@ class Queue(RuleBasedStateMachine):
     @rule(worker=st.sampled_from(WORKERS))
     def renew(self, worker: str) -> None:
         hand = self.hands[worker]
-        args: list[Any] = [worker, LEASE_MS, "d", "{}", len(PRIORITIES), *PRIORITIES]
+        health = json.dumps({"concurrency": SLOTS}, separators=(",", ":"))
+        args: list[Any] = [worker, LEASE_MS, "d", health, len(PRIORITIES), *PRIORITIES]
         args.append(len(hand.attempts) + len(hand.reserved))
         for a in hand.attempts:
             c = hand.claimed[a]
@@ -415,6 +418,7 @@ class Queue(RuleBasedStateMachine):
         assert [task_id.decode() for task_id in stop] == expected_stop
         assert not gone
         self.renewed.add(worker)
+        self.alive.add(worker)
 
     @rule(worker=st.sampled_from(WORKERS), data=st.data())
     def recover(self, worker: str, data: st.DataObject) -> None:
@@ -441,6 +445,7 @@ class Queue(RuleBasedStateMachine):
     def sweep(self, worker: str) -> None:
         self.call("sweep", LEASE_MS, worker)
         self.renewed.discard(worker)
+        self.alive.discard(worker)
 
     # ---------------------------------------------------------------------- what must hold
 
@@ -458,6 +463,7 @@ class Queue(RuleBasedStateMachine):
             task = self.model.tasks[c.task_id]
             assert c.input == task.input
             assert c.links.split() == task.links
+            assert c.previous == task.was
         refused = [(r.task_id, r.status, r.reason) for r in reply.refused]
         assert refused == expected.refused
         assert [r.task_id for r in reply.reserved] == [m.task_id for m in expected.reserved]
@@ -567,11 +573,20 @@ class Queue(RuleBasedStateMachine):
             *(["done"] if model.done else []),
         }  # fmt: skip
         there = {key.decode().removeprefix(base) for key in self.raw("KEYS", "*")}
-        there -= {"workers", "totals"}
+        there -= {"workers", "totals", *(f"late:{p}" for p in PRIORITIES)}
         assert there == expected
         for key in there:
             if key.partition(":")[0] in {"result", "ended", "lock", "worker", "registry", "done"}:
                 assert self.raw("PTTL", base + key) > 0, key
+
+    def counts_as_running(self, message: Message) -> bool:
+        """A worker that holds more than it has slots is known to have prefetched some."""
+        if message.owner not in self.alive:
+            return False
+        held = sum(m.owner == message.owner for m in self.model.messages)
+        task = self.model.tasks.get(message.task_id)
+        has_slots = message.owner not in self.renewed or held <= SLOTS
+        return has_slots or (task is not None and task.who != "")
 
     @invariant()
     def counts_and_lists_agree(self) -> None:
@@ -579,9 +594,10 @@ class Queue(RuleBasedStateMachine):
         for seen in snapshot.priorities:
             own = [t for t in self.model.tasks.values() if t.envelope.priority == seen.priority]
             messages = [m for m in self.model.messages if m.priority == seen.priority]
-            held = [m for m in messages if m.owner not in (None, RETURNED)]
-            assert (seen.depth, seen.running) == (len(messages) - len(held), len(held))
-            assert seen.scheduled == sum(t.state == "scheduled" for t in own)
+            running = sum(map(self.counts_as_running, messages))
+            overdue = sum(t.state == "scheduled" and t.due != FAR for t in own)
+            assert (seen.depth, seen.running) == (len(messages) - running + overdue, running)
+            assert seen.scheduled == sum(t.state == "scheduled" for t in own) - overdue
             assert seen.blocked == sum(t.state == "blocked" for t in own)
             # Whatever came in is still there, or has ended.
             assert seen.enqueued == len(own) + sum(seen.finished.values())

@@ -41,6 +41,8 @@ logger = logging.getLogger("streaq")
 
 Call: TypeAlias = tuple[tuple[Any, ...], Mapping[str, Any]]
 """What a function is called with."""
+WAITS_ANEW = "+0"
+"""When a task is due that ran and is handed back: the time that it ran is no waiting."""
 
 
 class Lease:
@@ -260,7 +262,7 @@ class Attempts:
             text = said(outcome.error)
             return self._hand_over(lease, "retry", value, text, outcome.when, outcome.reason)
         if isinstance(outcome, Returned):
-            return self._hand_over(lease, "return")
+            return self._hand_over(lease, "return", when=WAITS_ANEW)
         return None
 
     def _end(

@@ -78,7 +78,8 @@ class Ledger:
             if waited_s < 0.0:  # noqa: PLR1730
                 waited_s = 0.0
             waits[lease.lane].append(waited_s)
-            lease.overdue_s = waited_s if c.try_number == 1 else overdue_s(c)
+            is_first = c.try_number == 1 and not c.first_due_ms
+            lease.overdue_s = waited_s if is_first else overdue_s(c)
         if slot := self._hooks.on_starts:
             for lane, waits_s in waits.items():
                 self._waiting.append((self._emit, slot, Starts(lane.name, tuple(waits_s))))

@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 _MOST_DOOMED = 1000
 """Aborts that are remembered while answers are under way."""
 _ODD = "13579bdf"
-"""Last digit of the flags of a traceparent that is sampled."""
+_FLAGS_END = 54
+"""Where the last digit of the flags of a traceparent is: odd when it is sampled."""
 
 
 def is_sampled(traceparent: str) -> bool:
     """Whether somebody keeps the trace."""
-    return traceparent[-1:] in _ODD and traceparent != ""
+    return len(traceparent) > _FLAGS_END and traceparent[_FLAGS_END] in _ODD
 
 
 class Flight:

@@ -111,7 +111,7 @@ def to_end_s(e: Ending) -> float:
 
 def sampled(traceparent: str) -> str:
     """The trace id, if the trace is sampled; else nothing."""
-    return traceparent[3:35] if int(traceparent[-2:], 16) & 1 else ""
+    return traceparent[3:35] if int(traceparent[53:55], 16) & 1 else ""
 
 
 class MetricsHook(Hook):

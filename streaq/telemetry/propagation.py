@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
-from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, TraceFlags
+from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, TraceFlags, TraceState
 
 from streaq.hooks import Attempt, Enqueue
 from streaq.telemetry.names_spans import (
@@ -131,14 +131,18 @@ def _link(context: SpanContext, reason: str) -> Link:
 
 
 def traceparent(context: SpanContext) -> str:
-    """A span context as a traceparent; empty when it is not valid."""
+    """A span context as a traceparent, its tracestate behind a comma if it has one; empty when it
+    is not valid.
+    """
     if not context.is_valid:
         return ""
-    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+    text = f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+    return f"{text},{context.trace_state.to_header()}" if context.trace_state else text
 
 
 def parse(text: str) -> SpanContext | None:
-    """A traceparent as a span context; None when it is empty or not one."""
+    """What ``traceparent`` wrote as a span context; None when it is empty or not one."""
+    text, _, state = text.partition(",")
     parts = text.split("-")
     if len(parts) != _TRACEPARENT_PARTS:
         return None
@@ -146,7 +150,8 @@ def parse(text: str) -> SpanContext | None:
         trace_id, span_id, flags = (int(part, 16) for part in parts[1:])
     except ValueError:
         return None
-    context = SpanContext(trace_id, span_id, is_remote=True, trace_flags=TraceFlags(flags))
+    trace_state = TraceState.from_header([state]) if state else None
+    context = SpanContext(trace_id, span_id, True, TraceFlags(flags), trace_state)
     return context if context.is_valid else None
 
 

@@ -155,9 +155,9 @@ class Hand:
         more = {"value": b"error", "text": "StreaqRetry: again", **more}
         return self._hand_over(c, "retry", when, **more)
 
-    def hand_back(self, c: Claimed, **more: Any) -> Handover:
-        """A shutdown cut the attempt short."""
-        return self._hand_over(c, "return", "", **more)
+    def hand_back(self, c: Claimed, when: str = "", **more: Any) -> Handover:
+        """A shutdown cut the attempt short; with ``when`` "+0" its body had begun."""
+        return self._hand_over(c, "return", when, **more)
 
     def _hand_over(self, c: Claimed, action: str, when: str, **more: Any) -> Handover:
         handover = Handover(

@@ -312,3 +312,24 @@ async def test_what_failed_before_it_was_waited_for_has_a_trace_as_well(bench: B
     assert [(change.what, change.links) for change in published.changes] == [
         ("failed", "trace of a")
     ]
+
+
+async def test_what_was_aborted_between_two_tries_has_a_trace_as_well(bench: Bench) -> None:
+    worker = await bench.worker()
+    await bench.publish(task("a"), task("b", otherwise="a"))
+    retry = worker.retry(await worker.claim_one("a"), f"+{LONG_MS}", trace="trace of a")
+    await worker.settle(retry)
+    assert (await bench.broker.abort("a")).word == "aborted"
+    assert (await worker.claim_one("b")).links == "trace of a"
+    assert (await bench.record("a")).trace == "", "no attempt ended it"
+
+
+async def test_what_killed_its_workers_has_a_trace_as_well(bench: Bench) -> None:
+    worker = await bench.worker()
+    await bench.publish(task("a", "once"), task("b", otherwise="a"))
+    worker.trace = "trace of a"
+    await worker.renew(await worker.claim_one("a"))
+    await worker.dies()
+    reply = await worker.exchange(want=2, reclaim=True)
+    assert [(r.reason, r.previous) for r in reply.refused] == [("exhausted", "trace of a")]
+    assert [c.links for c in reply.claimed] == ["trace of a"]

@@ -180,3 +180,13 @@ async def test_a_recovered_task_is_not_scheduled_or_expired_by_it(bench: Bench) 
     await recover(worker)
     after = await bench.fields("a")
     assert after == {**before, "try": "0"}
+
+
+async def test_what_goes_back_links_to_the_attempt_before(bench: Bench) -> None:
+    worker = await bench.worker()
+    await bench.enqueue("a")
+    await worker.settle(worker.retry(await worker.claim_one("a"), trace="trace of try 1"))
+    await worker.claim_one("a")
+    assert await recover(worker) == 1
+    (claimed,) = await worker.claim(reclaim=True)
+    assert (claimed.try_number, claimed.previous) == (2, "trace of try 1")

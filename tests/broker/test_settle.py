@@ -336,6 +336,47 @@ async def test_a_returned_task_is_there_for_others_at_once_with_its_try(bench: B
     await bench.assert_nothing_is_left()
 
 
+@pytest.mark.parametrize("began", [True, False])
+async def test_the_time_that_a_returned_task_ran_is_no_waiting(
+    bench: Bench, *, began: bool
+) -> None:
+    worker = await bench.worker()
+    await bench.publish(task("a", due="1000"))
+    for _ in range(2):
+        (claimed,) = await worker.claim(reclaim=True)
+        reply = await worker.exchange(worker.hand_back(claimed, when="+0" if began else ""))
+    (claimed,) = await worker.claim(reclaim=True)
+    first_due = (reply.now_ms, 1_000) if began else (1_000, 0)
+    assert (claimed.due_ms, claimed.first_due_ms) == first_due
+
+
+async def test_a_returned_task_is_not_late_for_having_run(bench: Bench) -> None:
+    """A deploy would end a cron job that ran for longer than it may be late."""
+    worker = await bench.worker()
+    await bench.enqueue("a", "punctual")
+    claimed = await worker.claim_one("a")
+    await bench.raw("HSET", f"{bench.base}task:a", "due", 1_000)  # as if it had begun long ago
+    await worker.settle(worker.hand_back(claimed, when="+0"))
+    (again,) = await worker.claim(reclaim=True)
+    assert again.task_id == "a"
+
+
+async def test_an_attempt_that_never_began_has_no_trace_but_the_next_one_knows_one(
+    bench: Bench,
+) -> None:
+    worker = await bench.worker()
+    await bench.enqueue("a")
+    await worker.settle(worker.retry(await worker.claim_one("a"), trace="trace of try 1"))
+    claimed = await worker.claim_one("a")
+    await worker.settle(worker.hand_back(claimed))
+    (claimed,) = await worker.claim(reclaim=True)
+    assert claimed.previous == "trace of try 1"
+    assert [e["trace"] for e in json.loads(f"[{claimed.log}]")] == ["trace of try 1", ""]
+    await worker.settle(worker.hand_back(claimed, when="+0", trace="trace of try 2"))
+    (claimed,) = await worker.claim(reclaim=True)
+    assert claimed.previous == "trace of try 2"
+
+
 async def test_a_returned_task_can_be_aborted(bench: Bench) -> None:
     worker = await bench.worker()
     await bench.enqueue("a", "sole")

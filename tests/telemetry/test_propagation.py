@@ -167,3 +167,19 @@ def test_traceparents_go_round() -> None:
     assert ids(PRODUCER) == ("1" * 32, "2" * 16)
     assert ids("") == ("", "")
     assert traceparent(trace.INVALID_SPAN_CONTEXT) == ""
+
+
+def test_a_tracestate_goes_round_behind_the_traceparent() -> None:
+    text = f"{PRODUCER},ot=th:8,vendor=a-b"
+    context = parse(text)
+    assert context is not None
+    assert dict(context.trace_state) == {"ot": "th:8", "vendor": "a-b"}
+    assert traceparent(context) == text
+    assert ids(text) == ("1" * 32, "2" * 16)
+    assert parse(f"{PRODUCER},") == parse(PRODUCER)
+
+
+def test_a_retry_hands_the_tracestate_of_its_firing_on() -> None:
+    found = place(attempt(kind="retry", previous=f"{PRODUCER},ot=th:8"), Rules())
+    parent = trace.get_current_span(found.context).get_span_context()
+    assert dict(parent.trace_state) == {"ot": "th:8"}

@@ -158,3 +158,28 @@ async def shows_its_trace(worker: Worker[Any], task_id: str) -> bool:
     """Whether Redis knows the trace of the attempt that runs."""
     history = await worker.history_by_id(task_id)
     return history is not None and history.attempts[-1].trace_id != ""
+
+
+async def test_what_a_returned_attempt_ran_is_no_waiting(stage: Stage) -> None:
+    """A deploy would look like a queue that is late; from end to end it counts."""
+    worker = stage.worker()
+    begun = anyio.Event()
+
+    @worker.task(name="t")
+    async def t() -> None:
+        if not begun.is_set():
+            begun.set()
+            await anyio.sleep(30)
+
+    async with worker:
+        task = await t.enqueue()
+        async with running(worker):
+            await begun.wait()
+            await anyio.sleep(DELAY_S)
+        async with running(worker):
+            await task.result(5)
+            await ended(stage)
+    assert all(wait < SLACK_S for wait in waits_s(stage))
+    assert len(waits_s(stage)) == 2
+    assert stage.seen.metric("streaq_task_queue_wait_seconds_sum", task="t") < SLACK_S
+    assert DELAY_S <= end_to_end(stage)[1] < DELAY_S + SLACK_S

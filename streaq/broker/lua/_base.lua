@@ -13,6 +13,7 @@
 --   deps   somebody waits for it                        err   the last real error
 --   first  when the first attempt was due, once there is a second
 --   trace  of the last attempt, once its worker has said so
+--   was    that of the attempt before the one that runs, should that turn out not to have begun
 --   links traces of the attempts it waited for
 --   log    ledger of its earlier attempts, JSON objects joined by commas
 local base = KEYS[1]
@@ -117,6 +118,13 @@ local function schedule(id, pri, due)
   redis.call('HSET', base .. 'task:' .. id, 'state', 'scheduled', 'due', due)
   redis.call('ZADD', zset, due, id)
   announce(zset, id, due)
+end
+
+-- The trace of an attempt that was handed back; of one that never began, that of the one before.
+local function keep_trace(key, trace, was)
+  if trace ~= '' or was then
+    redis.call('HSET', key, 'trace', trace ~= '' and trace or was)
+  end
 end
 
 -- A unique task that stops running lets others of its function run.

@@ -73,7 +73,7 @@ local function refuse(id, t, opts, status, reason, text)
   t.began, t.who = nil, nil
   finish(id, t, {
     status = status == 'refused' and 'failed' or status, reason = reason, text = text,
-    value = reason == 'exhausted' and t.err or '', keep = opts and opts.keep, trace = '',
+    value = reason == 'exhausted' and t.err or '', keep = opts and opts.keep,
   })
 end
 
@@ -123,8 +123,11 @@ local function start(worker, registry, lease_ms, pri, msg, id, reserved)
   end
   local try = t.try and int((tonumber(string.match(t.try, '^%d+$')) or 0) + 1) or '1'
   redis.call('HSET', key, 'state', 'running', 'who', worker, 'try', try, 'began', now_text)
-  if t.trace then
-    redis.call('HDEL', key, 'trace') -- it was of the attempt before
+  if t.trace then -- it was of the attempt before
+    redis.call('HSET', key, 'was', t.trace)
+    redis.call('HDEL', key, 'trace')
+  elseif t.was then
+    redis.call('HDEL', key, 'was')
   end
   local entry = { id, msg, pri, try, t.fn, t.args, t.made, t.due }
   if t.head or t.kind or t.log then

@@ -34,17 +34,17 @@ local function put(id, record, keep)
   redis.call('PUBLISH', base .. 'done:' .. id, record)
 end
 
--- The result record: one line a field, the serialised value last (see wire.py).
-local function make_record(id, t, status, reason, value, text, trace)
+-- The result record of a task that no attempt ended: one line a field, the serialised value last
+-- (see wire.py).
+local function make_record(id, t, status, reason, value, text)
   return table.concat({
     '1', status, reason, t.fn or '', id, t.made or '', message_ms(t.msg), t.began or '', now_text,
-    t.try or '0', t.who or '', t.pri or '', t.due or '', trace or '', text or '', t.log or '',
-    value or '',
+    t.try or '0', t.who or '', t.pri or '', t.due or '', '', text or '', t.log or '', value or '',
   }, '\n')
 end
 
-local function store(id, t, status, reason, value, text, keep, trace)
-  local record = make_record(id, t, status, reason, value, text, trace)
+local function store(id, t, status, reason, value, text, keep)
+  local record = make_record(id, t, status, reason, value, text)
   tally(reason == 'expired' and 'expired' or status, t.pri)
   put(id, record, tonumber(keep or t.keep) or DEFAULT_KEEP)
   return record
@@ -167,18 +167,19 @@ local function finish_written(id, record, keep, deps)
   end
 end
 
--- t holds the task's fields; `ending` has status, reason, value, text, keep, trace.
+-- The end of a task outside of an attempt: t holds its fields; `ending` has status, reason, value,
+-- text, keep. What waits for it links to the attempt that it had last.
 local function finish(id, t, ending)
   local input = nil
   if t.deps then
     input = redis.call('HGET', base .. 'task:' .. id, 'input') or nil
   end
   redis.call('DEL', base .. 'task:' .. id)
-  store(id, t, ending.status, ending.reason, ending.value, ending.text, ending.keep, ending.trace)
+  store(id, t, ending.status, ending.reason, ending.value, ending.text, ending.keep)
   if t.deps then
     settle_dependents({
       id = id, ok = ending.status == 'success', value = ending.value, input = input,
-      trace = ending.trace, text = FAILURE[ending.status] or 'failed',
+      trace = t.trace, text = FAILURE[ending.status] or 'failed',
     })
   end
 end

@@ -44,7 +44,7 @@ else
   end
   redis.call('DEL', base .. 'dependencies:' .. id)
 end
-finish(id, t, { status = 'aborted', reason = 'user', value = '', text = '', trace = '' })
+finish(id, t, { status = 'aborted', reason = 'user', value = '', text = '' })
 flush()
 return { 'aborted', { t.pri, t.fn, t.made, t.due, t.try or '0', t.kind or '', t.head or '',
   t.trace or '', now_text, t.state == 'queued' and message_ms(t.msg) or '' }, events }

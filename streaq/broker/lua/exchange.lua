@@ -8,7 +8,8 @@
 --   c: a cron job that succeeded), result record;
 --   count of other settles, each: id, message, priority, try, action, value, text, when, trace,
 --   flags, reason.
--- Actions: `retry` (when: `+ms` from now, or the ms); `return` (its try refunded).
+-- Actions: `retry` (when: `+ms` from now, or the ms); `return` (its try refunded; when: `+0` if its
+--   body ran, so that it waits anew).
 -- Reply: now, a code per settle (ends first), started, refused, reserved, dependents' events,
 --   1 when the queue had less than was wanted, 1 when more may be left to reclaim.
 -- Codes: 1 settled, 0 fenced, 2 settled before (the answer to it was lost).
@@ -64,10 +65,15 @@ end
 local returned = false
 
 -- running -> queued, as if it had not been started
-local function give_back(id, t, trace)
+local function give_back(id, t, when, trace)
   local key = base .. 'task:' .. id
   redis.call('HSET', key, 'state', 'queued', 'log', remember(t, 'returned', '', trace),
-    'try', int(tonumber(t.try) - 1), 'trace', trace)
+    'try', int(tonumber(t.try) - 1))
+  keep_trace(key, trace, t.was)
+  if when ~= '' then
+    redis.call('HSETNX', key, 'first', t.due or now_text)
+    redis.call('HSET', key, 'due', now_text)
+  end
   redis.call('HDEL', key, 'who', 'began')
   redis.call('XCLAIM', base .. 'stream:' .. t.pri, GROUP, RETURNED, 0, t.msg, 'TIME', 1, 'JUSTID')
   returned = true
@@ -126,14 +132,14 @@ end
 
 local function settle_other(id, msg, pri, try, action, value, text, when, trace, flags, reason)
   local raw = redis.call('HMGET', base .. 'task:' .. id, 'msg', 'try', 'who', 'fn', 'began', 'log',
-    'stop', 'due')
+    'stop', 'due', 'was')
   local code = fence(id, msg, try, action, raw)
   if code then
     return code
   end
   local t = {
     msg = msg, try = try, who = worker, fn = raw[4], pri = pri, began = raw[5],
-    log = raw[6] or nil, stop = raw[7], due = raw[8],
+    log = raw[6] or nil, stop = raw[7], due = raw[8] or nil, was = raw[9] or nil,
   }
   if t.fn and string.find(flags, 'u', 1, true) then
     unlock(t.fn, id)
@@ -141,7 +147,7 @@ local function settle_other(id, msg, pri, try, action, value, text, when, trace,
   if action == 'retry' then
     retry(id, t, when, text, value, trace, reason)
   else
-    give_back(id, t, trace)
+    give_back(id, t, when, trace)
   end
   return 1
 end

@@ -18,7 +18,7 @@ local function give_back(stream, msg)
   local entry = redis.call('XRANGE', stream, msg, msg)[1]
   local id = entry and entry[2][2]
   local key = base .. 'task:' .. (id or '')
-  local raw = redis.call('HMGET', key, 'msg', 'who', 'try', 'fn')
+  local raw = redis.call('HMGET', key, 'msg', 'who', 'try', 'fn', 'trace', 'was')
   if raw[1] ~= msg then
     redis.call('XACK', stream, GROUP, msg)
     redis.call('XDEL', stream, msg)
@@ -27,6 +27,7 @@ local function give_back(stream, msg)
   if raw[2] == worker then
     redis.call('HSET', key, 'state', 'queued', 'try', int((tonumber(raw[3]) or 1) - 1))
     redis.call('HDEL', key, 'who', 'began')
+    keep_trace(key, raw[5] or '', raw[6])
     unlock(raw[4], id)
   elseif raw[2] then
     return
