@@ -23,8 +23,6 @@ from opentelemetry.trace import (
     ProxyTracerProvider,
     Span,
     SpanKind,
-    Status,
-    StatusCode,
     Tracer,
     TracerProvider,
 )
@@ -32,7 +30,7 @@ from opentelemetry.trace import (
 from streaq.broker.keys import GROUP
 from streaq.hooks import Attempt, Ending, Enqueue, Hook, Publish
 from streaq.telemetry import names_spans as n
-from streaq.telemetry.light_span import LightSpan, Shared, Values
+from streaq.telemetry.light_span import Shared, Values
 from streaq.telemetry.propagation import (
     LINK_HEADER,
     Rules,
@@ -41,8 +39,8 @@ from streaq.telemetry.propagation import (
     reason_to_link,
     traceparent,
 )
+from streaq.telemetry.span_endings import close_span, encodable, fail
 from streaq.telemetry.span_maker import SpanMaker
-from streaq.wire import text_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -127,11 +125,11 @@ class TracingHook(Hook):
         self._create_spans = create_spans
         common: Values = {
             n.MESSAGING_SYSTEM: n.SYSTEM_NAME,
-            n.MESSAGING_DESTINATION: queue,
-            n.MESSAGING_CLIENT_ID: client_id,
+            n.MESSAGING_DESTINATION: encodable(queue),
+            n.MESSAGING_CLIENT_ID: encodable(client_id),
         }
         if server_address is not None:
-            common[n.SERVER_ADDRESS] = server_address[0]
+            common[n.SERVER_ADDRESS] = encodable(server_address[0])
             if server_address[1]:
                 common[n.SERVER_PORT] = server_address[1]
         self._send = {**common, **_operation("send")}
@@ -162,7 +160,7 @@ class TracingHook(Hook):
         else:
             attributes[n.MESSAGING_BATCH_COUNT] = count
         tasks = {task.task for task in e.tasks}
-        name = f"send {tasks.pop() if len(tasks) == 1 else e.queue}"
+        name = encodable(f"send {tasks.pop() if len(tasks) == 1 else e.queue}")
         span = tracer.start_span(name, kind=SpanKind.PRODUCER, attributes=attributes)
         context = trace.set_span_in_context(span)
         attached = otel_context.attach(context)
@@ -170,7 +168,7 @@ class TracingHook(Hook):
         try:
             yield
         except BaseException as error:
-            _fail(span, type(error).__name__, error)
+            fail(span, type(error).__name__, error)
             raise
         finally:
             _sending.reset(token)
@@ -192,7 +190,7 @@ class TracingHook(Hook):
 
     def _create_span(self, sending: _Sending, e: Enqueue) -> Mapping[str, str]:
         span = sending.tracer.start_span(
-            f"create {e.task}",
+            encodable(f"create {e.task}"),
             context=sending.context,
             kind=SpanKind.PRODUCER,
             attributes={**self._create, **_task_attributes(e)},
@@ -251,14 +249,14 @@ class TracingHook(Hook):
         """Name and attributes that many attempts have in common."""
         attributes: Values = {
             **self._process,
-            n.MESSAGING_CLIENT_ID: worker_id,
-            n.TASK_NAME: task,
-            n.TASK_PRIORITY: priority,
+            n.MESSAGING_CLIENT_ID: encodable(worker_id),
+            n.TASK_NAME: encodable(task),
+            n.TASK_PRIORITY: encodable(priority),
             n.TASK_KIND: kind,
         }
         if max_tries is not None:
             attributes[n.TASK_MAX_TRIES] = max_tries
-        return f"process {task}", Shared(attributes)
+        return encodable(f"process {task}"), Shared(attributes)
 
 
 class OpenSpan(NamedTuple):
@@ -277,48 +275,14 @@ class OpenSpan(NamedTuple):
             self.span.end()
 
 
-def close_span(span: Span, e: Ending) -> None:
-    """Outcome, error and status. Only the end of a task in failure is an error."""
-    if not span.is_recording():
-        return
-    ended: Values = {n.TASK_OUTCOME: e.status, n.TASK_REASON: e.reason}
-    if isinstance(span, LightSpan):
-        span.note(ended)
-    else:
-        span.set_attributes(ended)
-    if e.status == "failed":
-        _fail(span, type(e.error).__name__ if e.error is not None else e.reason, e.error)
-    elif e.status == "refused":
-        _fail(span, e.reason, e.error)
-    elif e.status != "success" and e.error is not None:
-        if e.status == "aborted":
-            span.set_attribute(n.ERROR_TYPE, type(e.error).__name__)
-        _record(span, e.error)
-
-
-def _fail(span: Span, kind: str, error: BaseException | None) -> None:
-    span.set_attribute(n.ERROR_TYPE, kind)
-    span.set_status(Status(StatusCode.ERROR, text_of(error) if error is not None else kind))
-    if error is not None:
-        _record(span, error)
-
-
-def _record(span: Span, error: BaseException) -> None:
-    try:
-        span.record_exception(error)
-    except Exception:  # noqa: BLE001 - the SDK asks for its text, and a user's class may raise
-        said = {"exception.type": type(error).__qualname__, "exception.message": text_of(error)}
-        span.add_event("exception", said)
-
-
 def _operation(name: str) -> Values:
     return {n.MESSAGING_OPERATION_NAME: name, n.MESSAGING_OPERATION_TYPE: name}
 
 
 def _task_attributes(e: Enqueue) -> Values:
     return {
-        n.MESSAGING_MESSAGE_ID: e.task_id,
-        n.TASK_NAME: e.task,
-        n.TASK_PRIORITY: e.priority,
+        n.MESSAGING_MESSAGE_ID: encodable(e.task_id),
+        n.TASK_NAME: encodable(e.task),
+        n.TASK_PRIORITY: encodable(e.priority),
         n.TASK_KIND: e.kind,
     }

@@ -50,9 +50,13 @@ class Bench:
         )
         self.dispatcher = Dispatcher([self.hook, ScopeHook(self.hook, None)])
 
+    @staticmethod
+    def call(*tasks: Enqueue) -> Publish:
+        return Publish("shop", "w1", tasks)
+
     def publish(self, *tasks: Enqueue) -> None:
         dispatcher = self.dispatcher
-        with dispatcher.around(dispatcher.around_publish, Publish("shop", "w1", tasks)):
+        with dispatcher.around(dispatcher.around_publish, self.call(*tasks)):
             for task in tasks:
                 dispatcher.emit(dispatcher.on_enqueue, task)
 
@@ -177,7 +181,7 @@ def test_an_enqueue_that_fails_is_an_error(bench: Bench) -> None:
     dispatcher = bench.dispatcher
     with (
         pytest.raises(ConnectionError),
-        dispatcher.around(dispatcher.around_publish, Publish("shop", "w1", [enqueue()])),
+        dispatcher.around(dispatcher.around_publish, bench.call(enqueue())),
     ):
         raise ConnectionError("no route")
     span = bench.only()
