@@ -3,7 +3,7 @@
 A worker that exports every span spends as much on encoding as on the tasks. Nearly all of its spans
 are alike: plain attributes, most of them the same each time, perhaps a link. Those are put together
 here, from parts that are kept; for any other span, and for everything around spans, the SDK's
-encoder is asked.
+encoder is asked. A span that it cannot encode either is left out, so that the others get there.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExportResult
-from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.trace import SpanContext, SpanKind, StatusCode
 
+from streaq.hooks import Complaints
 from streaq.telemetry.light_span import LightSpan, Shared
 
 if TYPE_CHECKING:
-    from opentelemetry.sdk.trace import ReadableSpan
-    from opentelemetry.trace import Link, SpanContext
+    from opentelemetry.trace import Link
 
 # Protobuf tags: field number and wire type. Names are those of opentelemetry-proto's trace.proto.
 _RESOURCE_SPANS = b"\x0a"
@@ -40,6 +41,8 @@ _ONE_BYTE = 0x80
 _SHORT = 24
 """Longer texts are ids, of which every span has its own."""
 _PLAIN = frozenset((str, int, bool))
+_NO_ONE = SpanContext(1, 1, is_remote=False)
+_complaints = Complaints()
 
 
 class FastSpanExporter(OTLPSpanExporter):
@@ -47,15 +50,23 @@ class FastSpanExporter(OTLPSpanExporter):
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Send a batch; with an SDK that is made otherwise inside, as that SDK does it."""
+        try:
+            return self._deliver(spans)
+        except Exception:  # noqa: BLE001 - as the SDK has it: the answer tells that it failed
+            _complaints.tell("a batch of spans could not be exported")
+            return SpanExportResult.FAILURE
+
+    def _deliver(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         client: Any = getattr(self, "_client", None)
         if client is None or getattr(self, "_shutdown", True):
             return super().export(spans)
-        sent = client.export(encode(spans))
-        return SpanExportResult.SUCCESS if sent.success else SpanExportResult.FAILURE
+        raw = encode(spans)
+        is_sent = bool(raw) and client.export(raw).success
+        return SpanExportResult.SUCCESS if is_sent else SpanExportResult.FAILURE
 
 
 def encode(spans: Sequence[ReadableSpan]) -> bytes:
-    """A whole ``ExportTraceServiceRequest``."""
+    """A whole ``ExportTraceServiceRequest``; empty when none of them could be encoded."""
     groups: dict[tuple[int, int], list[ReadableSpan]] = {}
     for span in spans:
         groups.setdefault((id(span.resource), id(span.instrumentation_scope)), []).append(span)
@@ -64,22 +75,43 @@ def encode(spans: Sequence[ReadableSpan]) -> bytes:
 
 def _encode_group(spans: Sequence[ReadableSpan]) -> bytes:
     """Spans of one resource and scope, around which goes what the SDK says of those two."""
-    [around] = encode_spans(spans[:1]).resource_spans
+    inner = b"".join(filter(None, map(_encode_field, spans)))
+    if not inner:
+        return b""
+    bare = ReadableSpan(
+        "",
+        _NO_ONE,
+        resource=spans[0].resource,
+        instrumentation_scope=spans[0].instrumentation_scope,
+    )
+    [around] = encode_spans([bare]).resource_spans
     [scope] = around.scope_spans
     scope.ClearField("spans")
     around.ClearField("scope_spans")
-    inner = b"".join([_field(_SPANS, encode_span(span)) for span in spans])
     scoped = _field(_SCOPE_SPANS, scope.SerializeToString() + inner)
     return _field(_RESOURCE_SPANS, around.SerializeToString() + scoped)
 
 
-def encode_span(span: ReadableSpan) -> bytes:
-    """One span."""
+def _encode_field(span: ReadableSpan) -> bytes | None:
+    """One span of a scope; None, after a line in the log, when nothing can encode it."""
     try:
-        return _encode_plain(span) or _encode_otherwise(span)
-    except (ValueError, OverflowError):
+        return _field(_SPANS, encode_span(span))
+    except Exception:  # noqa: BLE001 - users' spans may hold anything
+        _complaints.tell("a span could not be encoded and is left out; the others are sent")
+        return None
+
+
+def encode_span(span: ReadableSpan) -> bytes:
+    """One span.
+
+    :raises Exception: it has something that the SDK cannot encode either.
+    """
+    try:
+        plain = _encode_plain(span)
+    except Exception:  # noqa: BLE001 - whatever is odd about it, the SDK knows or says it
         # Half a character, or a number of more than 64 bits: the SDK leaves the attribute out.
-        return _encode_otherwise(span)
+        plain = None
+    return plain or _encode_otherwise(span)
 
 
 def _encode_plain(span: ReadableSpan) -> bytes | None:

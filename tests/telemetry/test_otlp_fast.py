@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from opentelemetry import trace
@@ -24,6 +24,7 @@ from opentelemetry.trace import (
     TraceState,
 )
 
+from streaq.hooks import Complaints
 from streaq.telemetry import otlp_fast
 from streaq.telemetry.otlp_fast import FastSpanExporter, encode, encode_span
 
@@ -138,6 +139,16 @@ def flat(message: dict[str, Any]) -> list[tuple[str, str, str]]:
     )
 
 
+def read_names(raw: bytes) -> list[str]:
+    request = ExportTraceServiceRequest.FromString(raw)
+    return [
+        span.name
+        for resource in request.resource_spans
+        for scope in resource.scope_spans
+        for span in scope.spans
+    ]
+
+
 class Client:
     """Stands for the exporter's own, which speaks HTTP."""
 
@@ -150,6 +161,61 @@ class Client:
         return self
 
     def shutdown(self) -> None: ...
+
+
+def exporter_to(client: Client, **options: Any) -> FastSpanExporter:
+    made: Any = FastSpanExporter(endpoint="http://127.0.0.1:1/v1/traces", **options)
+    made._client = client
+    return cast("FastSpanExporter", made)
+
+
+def broken(bench: Bench) -> list[ReadableSpan]:
+    """A user's own spans, which no encoder takes."""
+    named = bench.span(name="caf\udce9")
+    failed = bench.tracer.start_span("import")
+    failed.set_status(Status(StatusCode.ERROR, "caf\udce9"))
+    failed.end()
+    listed = bench.span(name=["no", "name"])
+    return [named, bench.exporter.get_finished_spans()[-2], listed]
+
+
+@pytest.mark.parametrize("at", ["first", "between", "last"])
+def test_a_span_that_cannot_be_encoded_does_not_take_the_others_along(
+    at: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(otlp_fast, "_complaints", Complaints())
+    bench, client = Bench(), Client(success=True)
+    bad = broken(bench)
+    good = [bench.span(name="one"), bench.span(name="two", attributes={"float": 1.5})]
+    spans = {"first": bad + good, "between": [good[0], *bad, good[1]], "last": good + bad}[at]
+    exporter = exporter_to(client)
+    assert exporter.export(spans) is SpanExportResult.SUCCESS
+    assert exporter.export(spans) is SpanExportResult.SUCCESS
+    assert [read_names(raw) for raw in client.sent] == [["one", "two"]] * 2
+    lines = [record for record in caplog.records if record.name == "streaq"]
+    assert len(lines) == 2, "one for each class of exception, however often it comes"
+    assert all("could not be encoded" in line.getMessage() for line in lines)
+
+
+def test_a_batch_of_nothing_else_sends_nothing() -> None:
+    client = Client(success=True)
+    assert exporter_to(client).export(broken(Bench())) is SpanExportResult.FAILURE
+    assert client.sent == []
+
+
+def test_a_span_without_a_name_is_sent_as_the_sdk_sends_it() -> None:
+    same(Bench().span(name=None))
+
+
+def test_nothing_that_is_raised_gets_out_of_the_exporter(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(otlp_fast, "_complaints", Complaints())
+    client: Any = Client(success=True)
+    client.export = None
+    assert exporter_to(client).export([Bench().span()]) is SpanExportResult.FAILURE
+    [line] = [record for record in caplog.records if record.name == "streaq"]
+    assert "could not be exported" in line.getMessage()
 
 
 @pytest.mark.parametrize("success", [True, False])
