@@ -21,6 +21,7 @@ from opentelemetry.trace import SpanContext, SpanKind, StatusCode
 
 from streaq.hooks import Complaints
 from streaq.telemetry.light_span import LightSpan, Shared
+from streaq.telemetry.span_maker import counts_itself
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Link
@@ -49,7 +50,9 @@ class FastSpanExporter(OTLPSpanExporter):
     """The SDK's exporter over HTTP, with this encoder."""
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Send a batch; with an SDK that is made otherwise inside, as that SDK does it."""
+        """Send a batch; the SDK does it itself when it is made otherwise inside, when it counts
+        what it exports, and when it is to refuse a batch for its size.
+        """
         try:
             return self._deliver(spans)
         except Exception:  # noqa: BLE001 - as the SDK has it: the answer tells that it failed
@@ -58,9 +61,11 @@ class FastSpanExporter(OTLPSpanExporter):
 
     def _deliver(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         client: Any = getattr(self, "_client", None)
-        if client is None or getattr(self, "_shutdown", True):
+        if client is None or getattr(self, "_shutdown", True) or counts_itself():
             return super().export(spans)
         raw = encode(spans)
+        if 0 < getattr(self, "_max_request_size", 0) < len(raw):
+            return super().export(spans)
         is_sent = bool(raw) and client.export(raw).success
         return SpanExportResult.SUCCESS if is_sent else SpanExportResult.FAILURE
 

@@ -115,10 +115,15 @@ class SpanMaker:
         return span
 
 
+def counts_itself() -> bool:
+    """Whether the SDK keeps metrics of its own work, which what is made here would not be in."""
+    told = os.environ.get("OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED", "")
+    return told.strip().lower() == "true"
+
+
 def _learn(tracer: Any, kind: SpanKind) -> Mapping[str, Any] | None:
     """What spans of this tracer have in common inside; None when they are not to be made here."""
-    counts_itself = os.environ.get("OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED", "")
-    if type(tracer) is not SdkTracer or counts_itself.strip().lower() == "true":
+    if type(tracer) is not SdkTracer or counts_itself():
         return None
     probe: Any = copy.copy(tracer)
     probe.sampler, probe.span_processor = ALWAYS_ON, SpanProcessor()  # which tells nobody

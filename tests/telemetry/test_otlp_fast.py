@@ -9,6 +9,8 @@ from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExportResult
@@ -243,3 +245,34 @@ def test_with_another_sdk_it_does_as_that_does(monkeypatch: pytest.MonkeyPatch) 
     del exporter._client
     assert exporter.export([Bench().span()]) is SpanExportResult.SUCCESS
     assert seen == [1]
+
+
+def test_a_batch_that_is_too_large_is_refused_as_the_sdk_refuses_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    client = Client(success=True)
+    exporter = exporter_to(client, max_request_size=1_000)
+    bench = Bench()
+    assert exporter.export([bench.span()]) is SpanExportResult.SUCCESS
+    long = [bench.span(attributes={"text": "x" * 1_000})]
+    assert exporter.export(long) is SpanExportResult.FAILURE
+    assert len(client.sent) == 1, "the one before"
+    assert "exceeds max_request_size 1000" in caplog.text
+    assert exporter_to(client, max_request_size=0).export(long) is SpanExportResult.SUCCESS
+
+
+def test_an_sdk_that_counts_what_it_exports_counts_this(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED", "true")
+    reader = InMemoryMetricReader()
+    client = Client(success=True)
+    exporter = exporter_to(client, meter_provider=MeterProvider(metric_readers=[reader]))
+    span = Bench().span()
+    assert exporter.export([span]) is SpanExportResult.SUCCESS
+    assert read_names(client.sent[0]) == [span.name]
+    data: Any = reader.get_metrics_data()
+    counted = {
+        metric.name: metric.data.data_points[0].value
+        for metric in data.resource_metrics[0].scope_metrics[0].metrics
+        if metric.name.startswith("otel.sdk.exporter.span")
+    }
+    assert counted["otel.sdk.exporter.span.exported"] == 1
