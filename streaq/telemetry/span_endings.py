@@ -1,8 +1,10 @@
 """What a span says of how it ended: the outcome, and the error with its text.
 
 The text of an exception may hold anything: half a character, as the name of a file that is not
-UTF-8 has. No exporter can send that, and one such span would take all that wait with it along. So
-text is made encodable here, where it enters a span; that costs nothing where nothing fails.
+UTF-8 has, or a megabyte. No exporter can send the one, and no collector takes much of the other
+(four megabytes of a whole batch over gRPC), so that one such span would take all that wait with it
+along. So text is made encodable, and cut, where it enters a span; that costs nothing where nothing
+fails.
 """
 
 from __future__ import annotations
@@ -16,10 +18,24 @@ from streaq.telemetry import names_spans as n
 from streaq.telemetry.light_span import LightSpan, Values
 from streaq.wire import text_of
 
+DESCRIPTION, MESSAGE, STACKTRACE = 500, 16_000, 16_000
+"""Characters of the status' description, and of the exception's message and traceback."""
+
 
 def encodable(text: str) -> str:
     """``text`` with half characters written as escapes."""
     return text if text.isascii() else text.encode(errors="backslashreplace").decode()
+
+
+def shortened(text: str) -> str:
+    """A traceback of at most ``STACKTRACE`` characters and a line that says what was left out: its
+    two ends, since the first says where it began, and the last what it came to.
+    """
+    left_out = len(text) - STACKTRACE
+    if left_out <= 0:
+        return text
+    half = STACKTRACE // 2
+    return f"{text[:half]}\n... {left_out} characters left out ...\n{text[-half:]}"
 
 
 def close_span(span: Span, e: Ending) -> None:
@@ -44,26 +60,26 @@ def close_span(span: Span, e: Ending) -> None:
 def fail(span: Span, kind: str, error: BaseException | None) -> None:
     """Make it an error of this ``kind``, with the exception if there is one."""
     span.set_attribute(n.ERROR_TYPE, kind)
-    said = encodable(text_of(error)) if error is not None else kind
+    said = encodable(text_of(error))[:DESCRIPTION] if error is not None else kind
     span.set_status(Status(StatusCode.ERROR, said))
     if error is not None:
         _record(span, error)
 
 
 def _record(span: Span, error: BaseException) -> None:
-    # As ``Span.record_exception`` has it, which takes the text as it is and lets out what a user's
-    # ``__str__`` raises.
+    # As ``Span.record_exception`` has it, which takes the text as it is, however long, and lets out
+    # what a user's ``__str__`` raises.
     kind = type(error)
     name = kind.__qualname__
     if kind.__module__ not in ("", "builtins"):
         name = f"{kind.__module__}.{name}"
     said = {
-        "exception.type": name,
-        "exception.message": text_of(error),
-        "exception.stacktrace": _stacktrace(error),
+        "exception.type": encodable(name),
+        "exception.message": encodable(text_of(error))[:MESSAGE],
+        "exception.stacktrace": shortened(encodable(_stacktrace(error))),
         "exception.escaped": "False",
     }
-    span.add_event("exception", {name: encodable(text) for name, text in said.items()})
+    span.add_event("exception", said)
 
 
 def _stacktrace(error: BaseException) -> str:

@@ -13,6 +13,7 @@ from opentelemetry.trace import StatusCode
 
 from streaq.hooks import Status
 from streaq.telemetry.otlp_fast import encode
+from streaq.telemetry.span_endings import shortened
 from tests.telemetry.events import attempt, ending, enqueue, raised
 from tests.telemetry.test_tracing import Bench
 
@@ -98,3 +99,48 @@ def test_what_can_be_encoded_is_left_as_it_is(bench: Bench) -> None:
     assert said["exception.escaped"] == "False"
     assert said["exception.stacktrace"].startswith("Traceback (most recent call last):")
     assert said["exception.stacktrace"].endswith("ValueError: é\n€\n")
+
+
+def test_long_texts_are_cut(bench: Bench) -> None:
+    size = 1_500_000
+    bench.run(
+        attempt(), status="failed", reason="error", error=raised(ValueError("a" * size + "z"))
+    )
+    span = bench.only()
+    assert span.status.description == "a" * 500
+    [event] = span.events
+    said: Any = event.attributes
+    assert said["exception.message"] == "a" * 16_000
+    stack = said["exception.stacktrace"]
+    assert len(stack) < 16_100
+    assert stack.startswith("Traceback (most recent call last):")
+    assert "in _raise" in stack, "the lines of the code"
+    assert "characters left out" in stack
+    assert stack.endswith("az\n"), "and its end, where the last exception of a chain is"
+    assert len(encode([span])) < 40_000
+
+
+def test_half_characters_make_no_text_longer_than_that(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    error = raised(ValueError("\udce9" * 100_000))
+    bench.run(attempt(), status="failed", reason="error", error=error)
+    span = bench.only()
+    can_be_sent([span], caplog)
+    assert len(span.status.description or "") == 500
+    [event] = span.events
+    said: Any = event.attributes
+    assert len(said["exception.message"]) == 16_000
+    assert len(said["exception.stacktrace"]) < 16_100
+
+
+def test_what_is_as_long_as_may_be_is_whole(bench: Bench) -> None:
+    bench.run(attempt(), status="failed", reason="error", error=ValueError("é" * 16_000))
+    [event] = bench.only().events
+    said: Any = event.attributes
+    assert said["exception.message"] == "é" * 16_000
+    frames = "".join(f"line {i}\n" for i in range(1_600))
+    assert shortened(frames[:16_000]) == frames[:16_000]
+    assert shortened("x" * 16_010 + "y") == (
+        "x" * 8_000 + "\n... 11 characters left out ...\n" + "x" * 7_999 + "y"
+    )
