@@ -74,6 +74,8 @@ def place(e: Attempt, rules: Rules) -> Place:
     An attempt that is not to be a child of its producer's span links to it, and goes under the
     attempt before it, if there was one: the tries of one firing make one trace. But one that was
     to wait for long begins the next trace.
+
+    What matters most comes last: a span keeps the last links when there are too many (128).
     """
     waited = e.kind == "retry" and e.retry_delay_ms > rules.link_after_ms
     previous = parse(e.previous) if e.previous else None
@@ -81,13 +83,12 @@ def place(e: Attempt, rules: Rules) -> Place:
     context, producer, links = _beginning(tuple(e.headers.items()), reason)
     if not (e.previous or e.links):
         return Place(context, links)
-    links = [*links]
+    found = (parse(text) for text in e.links)
+    links = [*(_link(other, LINK_DEPENDENCY) for other in found if other is not None), *links]
     if previous is not None:
         links.append(_link(previous, LINK_PREVIOUS))
         if not (producer or waited) and rules.propagation == "child":
             context = trace.set_span_in_context(NonRecordingSpan(previous), context)
-    found = (parse(text) for text in e.links)
-    links += [_link(other, LINK_DEPENDENCY) for other in found if other is not None]
     return Place(context, links)
 
 

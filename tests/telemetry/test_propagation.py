@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 from opentelemetry import baggage, trace
-from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
+from opentelemetry.sdk.trace import SpanLimits, TracerProvider
+from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFlags
 
 from streaq.hooks import Attempt
+from streaq.telemetry.light_span import Shared
 from streaq.telemetry.propagation import (
     LINK_HEADER,
     Rules,
@@ -19,6 +21,7 @@ from streaq.telemetry.propagation import (
     reason_to_link,
     traceparent,
 )
+from streaq.telemetry.span_maker import SpanMaker
 from tests.telemetry.events import attempt, enqueue
 
 PRODUCER = "00-" + "1" * 32 + "-" + "2" * 16 + "-01"
@@ -83,6 +86,24 @@ def test_a_retry_of_a_task_without_producer_stays_in_its_trace() -> None:
 def test_a_dependent_links_to_what_it_waited_for() -> None:
     e = produced(kind="dependent", links=(PREVIOUS, OTHER, "", "rubbish"))
     assert where(e) == (PRODUCER, [("dependency", PREVIOUS), ("dependency", OTHER)])
+
+
+@pytest.mark.parametrize(("dependencies", "most"), [(127, 128), (128, 128), (200, 128), (5, 2)])
+def test_what_came_before_outlives_a_wide_fan_in(dependencies: int, most: int) -> None:
+    """A span keeps the last of its links when there are too many."""
+    many = tuple(f"00-{'7' * 32}-{i:016x}-01" for i in range(1, dependencies + 1))
+    previous = {"kind": "retry", "previous": PREVIOUS, "links": many}
+    for e, reason in (
+        (produced(**previous, extra={LINK_HEADER: "batch"}), "producer"),
+        (produced(**previous, extra={LINK_HEADER: "schedule"}), "schedule"),
+    ):
+        tracer = TracerProvider(span_limits=SpanLimits(max_links=most)).get_tracer("test")
+        found = place(e, Rules())
+        span: Any = SpanMaker(tracer, SpanKind.CONSUMER).start("process t", found, Shared({}), {})
+        kept = [(li.attributes["streaq.link"], traceparent(li.context)) for li in span.links]
+        assert kept[-2:] == [(reason, PRODUCER), ("previous_attempt", PREVIOUS)]
+        assert len(kept) == min(dependencies + 2, most)
+        assert {reason for reason, _ in kept[:-2]} <= {"dependency"}
 
 
 def test_each_firing_of_a_schedule_is_a_trace_of_its_own() -> None:
