@@ -6,15 +6,16 @@ traces of their own; the consumer reads both and decides under which parent the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Literal, NamedTuple, TypeAlias
 
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, TraceFlags, TraceState
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from streaq.hooks import Attempt, Enqueue
+from streaq.hooks import Attempt, Complaints, Enqueue
 from streaq.telemetry.names_spans import (
     LINK_DEPENDENCY,
     LINK_PREVIOUS,
@@ -31,6 +32,8 @@ BY_SCHEDULE, BY_DELAY, BY_BATCH = "schedule", "delay", "batch"
 
 _TRACEPARENT_PARTS = 4
 _NO_SPAN = trace.INVALID_SPAN
+_W3C = TraceContextTextMapPropagator()
+_complaints = Complaints()
 
 
 class Rules(NamedTuple):
@@ -55,8 +58,20 @@ class Place(NamedTuple):
 def headers_of(context: Context) -> dict[str, str]:
     """The W3C headers (traceparent, tracestate, baggage) that carry this context."""
     headers: dict[str, str] = {}
-    propagate.inject(headers, context)
+    try:
+        propagate.inject(headers, context)
+    except Exception:  # noqa: BLE001 - propagators are the application's, and so is the baggage
+        _complaints.tell("a propagator raised at an enqueue; the trace goes along without the rest")
+        _W3C.inject(headers, context)
     return headers
+
+
+def _context_of(headers: Mapping[str, str]) -> Context:
+    try:
+        return propagate.extract(headers, Context())
+    except Exception:  # noqa: BLE001 - propagators are the application's
+        _complaints.tell("a propagator raised at an attempt; the trace goes on without the rest")
+        return _W3C.extract(headers, Context())
 
 
 def reason_to_link(e: Enqueue, batch: int, rules: Rules) -> str:
@@ -99,7 +114,7 @@ def _beginning(
     """What the headers say, which the tasks of one call have in common: the context to begin in,
     whether the producer's span is the parent there, and with a ``reason`` the link to it instead.
     """
-    context = propagate.extract(dict(headers), Context()) if headers else Context()
+    context = _context_of(dict(headers)) if headers else Context()
     producer = trace.get_current_span(context).get_span_context()
     if not reason:
         return context, producer.is_valid, ()

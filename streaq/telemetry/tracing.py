@@ -102,6 +102,17 @@ class _Sending(NamedTuple):
 _sending: ContextVar[_Sending | None] = ContextVar("streaq_sending", default=None)
 
 
+@contextmanager
+def _current(sending: _Sending) -> Generator[None]:
+    attached = otel_context.attach(sending.context)
+    token = _sending.set(sending)
+    try:
+        yield
+    finally:
+        _sending.reset(token)
+        otel_context.detach(attached)
+
+
 class TracingHook(Hook):
     """Makes the spans of one worker.
 
@@ -163,16 +174,14 @@ class TracingHook(Hook):
         name = encodable(f"send {tasks.pop() if len(tasks) == 1 else e.queue}")
         span = tracer.start_span(name, kind=SpanKind.PRODUCER, attributes=attributes)
         context = trace.set_span_in_context(span)
-        attached = otel_context.attach(context)
-        token = _sending.set(_Sending(tracer, context, headers_of(context), count))
         try:
-            yield
+            sending = _Sending(tracer, context, headers_of(context), count)
+            with _current(sending):
+                yield
         except BaseException as error:
             fail(span, type(error).__name__, error)
             raise
         finally:
-            _sending.reset(token)
-            otel_context.detach(attached)
             span.end()
 
     def on_enqueue(self, e: Enqueue) -> None:

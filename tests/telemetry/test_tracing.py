@@ -4,19 +4,22 @@
 from __future__ import annotations
 
 import timeit
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
-from opentelemetry import trace
+from opentelemetry import baggage, propagate, trace
+from opentelemetry import context as otel_context
+from opentelemetry.propagators.textmap import TextMapPropagator
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import NoOpTracerProvider, SpanKind, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from streaq.hooks import Attempt, Dispatcher, Ending, Enqueue, Publish
-from streaq.telemetry import names
+from streaq.hooks import Attempt, Complaints, Dispatcher, Ending, Enqueue, Publish
+from streaq.telemetry import names, propagation
 from streaq.telemetry.propagation import LINK_HEADER, Rules, parse, traceparent
 from streaq.telemetry.scope import ScopeHook
 from streaq.telemetry.tracing import Tracing, TracingHook
@@ -191,6 +194,67 @@ def test_an_enqueue_that_fails_is_an_error(bench: Bench) -> None:
     assert not trace.get_current_span().get_span_context().is_valid
 
 
+class Raising(TextMapPropagator):
+    """A propagator with a defect, after one that works, as a user may have set it up."""
+
+    def inject(self, carrier: Any, context: Any = None, setter: Any = None) -> None:
+        TraceContextTextMapPropagator().inject(carrier, context)
+        raise ValueError("no header")
+
+    def extract(self, carrier: Any, context: Any = None, getter: Any = None) -> Any:
+        raise ValueError("no context")
+
+    @property
+    def fields(self) -> set[str]:
+        return set()
+
+
+@pytest.fixture
+def raising() -> Iterator[None]:
+    before = propagate.get_global_textmap()
+    propagate.set_global_textmap(Raising())
+    yield
+    propagate.set_global_textmap(before)
+
+
+@pytest.mark.parametrize("create_spans", [True, False])
+def test_a_propagator_that_raises_leaves_no_span_current(
+    create_spans: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Baggage with half a character: the standard propagator cannot quote it."""
+    monkeypatch.setattr(propagation, "_complaints", Complaints())
+    bench = Bench(create_spans=create_spans)
+    tasks = [enqueue(task_id=str(i)) for i in range(2)]
+    token = otel_context.attach(baggage.set_baggage("file", "caf\udce9"))
+    try:
+        bench.publish(*tasks)
+        assert not trace.get_current_span().get_span_context().is_valid
+    finally:
+        otel_context.detach(token)
+    *created, send = bench.spans
+    assert send.name == "send charge"
+    assert bench.dispatcher.errors == 0
+    parents = created or [send, send]
+    for task, parent in zip(tasks, parents, strict=True):
+        assert parent.context is not None
+        assert task.headers == {"traceparent": traceparent(parent.context)}
+    [line] = [record for record in caplog.records if record.name == "streaq"]
+    assert "propagator" in line.getMessage()
+
+
+@pytest.mark.usefixtures("raising")
+def test_an_attempt_has_its_span_whatever_a_propagator_raises(bench: Bench) -> None:
+    task = enqueue()
+    bench.publish(task)
+    a = attempt(headers={**task.headers, "tracestate": "vendor=x"})
+    bench.run(a)
+    send, process = bench.spans
+    assert process.parent is not None
+    assert send.context is not None
+    assert process.parent.span_id == send.context.span_id
+    assert process.parent.trace_state.get("vendor") == "x"
+
+
 def test_an_attempt(bench: Bench) -> None:
     a = attempt(started_ms=1_000_250)
     bench.run(a)
@@ -237,8 +301,6 @@ def test_the_body_runs_inside_the_span_and_its_baggage(bench: Bench) -> None:
     a = attempt(headers={"baggage": "tenant=acme"})
 
     def body() -> None:
-        from opentelemetry import baggage
-
         with bench.tracer.start_as_current_span("query"):
             seen.append(baggage.get_baggage("tenant"))
 
