@@ -37,9 +37,10 @@ class Telemetry:
     :param metrics: count for Prometheus.
     :param logs: write log lines, and bind the task's ids to the user's own lines.
     :param propagation: ``"child"`` puts attempts under the span that enqueued them; ``"link"``
-        gives each a trace of its own, linked to it.
+        gives each a trace of its own, linked to it: of the tasks that this process enqueues, and of
+        those that it runs.
     :param link_after: intended delay (seconds or timedelta) beyond which a task starts a trace of
-        its own all the same.
+        its own all the same: of the tasks that this process enqueues, and of its retries.
     :param link_batches_over: number of tasks in one call beyond which they do.
     :param create_spans: one ``create`` span for each task of a batch, beside the call's ``send``.
     :param max_task_names: task names with series of their own; the rest is ``__other__``.

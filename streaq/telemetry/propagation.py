@@ -1,7 +1,13 @@
 """How one trace reaches from the enqueueing process to the attempt, or a new one is linked to it.
 
 The producer writes W3C headers, and says in one header of our own when its tasks are to start
-traces of their own; the consumer reads both and decides under which parent the attempt goes.
+traces of their own; the consumer reads both and finds the parent under which the attempt goes.
+
+Who enqueues decides, since it knows its rules, and its batches. A consumer decides for itself in
+what only it knows, such as the delay of a retry, and where the producer has not said anything:
+one that is not ours, which writes a ``traceparent`` alone. So that this can be told apart, tasks
+with an intended delay always have the header, even for a "no"; the others, which are nearly all,
+need none.
 """
 
 from __future__ import annotations
@@ -27,8 +33,10 @@ from streaq.telemetry.names_spans import (
 Propagation: TypeAlias = Literal["child", "link"]
 
 LINK_HEADER = "streaq-link"
-"""Says why the task starts a trace of its own: ``schedule``, ``delay`` or ``batch``."""
-BY_SCHEDULE, BY_DELAY, BY_BATCH = "schedule", "delay", "batch"
+"""Says why the task starts a trace of its own (``schedule``, ``delay``, ``batch``), that each of
+its attempts does (``always``), or that in spite of its delay it does not (``no``)."""
+BY_SCHEDULE, BY_DELAY, BY_BATCH, BY_SETTING = "schedule", "delay", "batch", "always"
+NOT_LINKED = "no"
 
 _TRACEPARENT_PARTS = 4
 _NO_SPAN = trace.INVALID_SPAN
@@ -74,13 +82,17 @@ def _context_of(headers: Mapping[str, str]) -> Context:
         return _W3C.extract(headers, Context())
 
 
-def reason_to_link(e: Enqueue, batch: int, rules: Rules) -> str:
-    """Why this task is to start a trace of its own; empty when it is not."""
+def link_header(e: Enqueue, batch: int, rules: Rules) -> str:
+    """What is to be said of this task in ``LINK_HEADER``; empty when nothing need be."""
     if e.kind == "cron":
         return BY_SCHEDULE
+    if rules.propagation == "link":
+        return BY_SETTING
     if e.delay_ms > rules.link_after_ms:
         return BY_DELAY
-    return BY_BATCH if batch > rules.link_batches_over else ""
+    if batch > rules.link_batches_over:
+        return BY_BATCH
+    return NOT_LINKED if e.delay_ms > 0 else ""
 
 
 def place(e: Attempt, rules: Rules) -> Place:
@@ -94,7 +106,8 @@ def place(e: Attempt, rules: Rules) -> Place:
     """
     waited = e.kind == "retry" and e.retry_delay_ms > rules.link_after_ms
     previous = parse(e.previous) if e.previous else None
-    reason = _reason(e) if waited or _is_linked(e, rules, previous) else ""
+    is_alone = rules.propagation == "link" or e.headers.get(LINK_HEADER) == BY_SETTING
+    reason = _reason(e) if waited or is_alone or _is_linked(e, rules, previous) else ""
     context, producer, links = _beginning(tuple(e.headers.items()), reason)
     if not (e.previous or e.links):
         return Place(context, links)
@@ -102,7 +115,7 @@ def place(e: Attempt, rules: Rules) -> Place:
     links = [*(_link(other, LINK_DEPENDENCY) for other in found if other is not None), *links]
     if previous is not None:
         links.append(_link(previous, LINK_PREVIOUS))
-        if not (producer or waited) and rules.propagation == "child":
+        if not (producer or waited or is_alone):
             context = trace.set_span_in_context(NonRecordingSpan(previous), context)
     return Place(context, links)
 
@@ -123,10 +136,13 @@ def _beginning(
 
 
 def _is_linked(e: Attempt, rules: Rules, previous: SpanContext | None) -> bool:
-    if rules.propagation == "link" or e.kind == "cron" or LINK_HEADER in e.headers:
+    said = e.headers.get(LINK_HEADER)
+    if e.kind == "cron" or said not in (None, NOT_LINKED):
         return True
     if previous is not None and _has_left(previous, tuple(e.headers.items())):
         return True
+    if said == NOT_LINKED:
+        return False
     return e.kind == "delayed" and e.due_ms - e.created_ms > rules.link_after_ms
 
 

@@ -35,8 +35,8 @@ from streaq.telemetry.propagation import (
     LINK_HEADER,
     Rules,
     headers_of,
+    link_header,
     place,
-    reason_to_link,
     traceparent,
 )
 from streaq.telemetry.span_endings import close_span, encodable, fail
@@ -193,9 +193,9 @@ class TracingHook(Hook):
             e.headers.update(self._create_span(sending, e))
         else:
             e.headers.update(sending.headers)
-        reason = reason_to_link(e, sending.tasks, self._rules)
-        if reason:
-            e.headers[LINK_HEADER] = reason
+        said = link_header(e, sending.tasks, self._rules)
+        if said:
+            e.headers[LINK_HEADER] = said
 
     def _create_span(self, sending: _Sending, e: Enqueue) -> Mapping[str, str]:
         span = sending.tracer.start_span(

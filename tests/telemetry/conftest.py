@@ -36,6 +36,10 @@ class Stage:
         """What the first worker told."""
         return self._captured[0]
 
+    def captured(self, number: int) -> Captured:
+        """What another worker told, in the order in which they were made."""
+        return self._captured[number]
+
     def close(self) -> None:
         self._stack.close()
 

@@ -9,16 +9,16 @@ from opentelemetry import baggage, trace
 from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFlags
 
-from streaq.hooks import Attempt
+from streaq.hooks import Attempt, Enqueue
 from streaq.telemetry.light_span import Shared
 from streaq.telemetry.propagation import (
     LINK_HEADER,
     Rules,
     headers_of,
     ids,
+    link_header,
     parse,
     place,
-    reason_to_link,
     traceparent,
 )
 from streaq.telemetry.span_maker import SpanMaker
@@ -128,6 +128,44 @@ def test_a_long_delay_is_seen_even_if_a_foreign_producer_did_not_say_so() -> Non
     assert where(e, link_after_ms=100_000) == (PRODUCER, [])
 
 
+def test_the_producer_decides_about_the_delay_it_intended() -> None:
+    """A worker's ``link_after`` is for those that did not say."""
+    late = {"kind": "delayed", "created_ms": 0, "due_ms": 60_001, "started_ms": 60_002}
+    e = produced(**late, extra=decided(enqueue(kind="delayed", delay_ms=60_001), 100_000))
+    assert where(e) == (PRODUCER, [])
+    assert where(e, link_after_ms=10) == (PRODUCER, [])
+    assert where(e, propagation="link") == ("", [("producer", PRODUCER)])
+    soon = {"kind": "delayed", "created_ms": 0, "due_ms": 20_000, "started_ms": 20_000}
+    e = produced(**soon, extra=decided(enqueue(kind="delayed", delay_ms=20_000), 60_000))
+    assert where(e, link_after_ms=10_000) == (PRODUCER, [])
+    e = produced(**soon, extra=decided(enqueue(kind="delayed", delay_ms=20_000), 10_000))
+    assert where(e) == ("", [("producer", PRODUCER)])
+
+
+def decided(e: Enqueue, link_after_ms: int) -> dict[str, str]:
+    """What the producer writes about it."""
+    said = link_header(e, 1, Rules(link_after_ms=link_after_ms))
+    assert said
+    return {LINK_HEADER: said}
+
+
+def test_its_word_about_the_delay_is_none_about_retries() -> None:
+    e = produced(kind="retry", previous=SIBLING, retry_delay_ms=60_001, extra={LINK_HEADER: "no"})
+    links = [("producer", PRODUCER), ("previous_attempt", SIBLING)]
+    assert where(e) == ("", links)
+    e = produced(kind="retry", previous=PREVIOUS, extra={LINK_HEADER: "no"})
+    assert where(e)[0] == PREVIOUS
+    assert where(produced(kind="cron", extra={LINK_HEADER: "no"}))[1] == [("schedule", PRODUCER)]
+
+
+def test_a_producer_alone_can_have_all_attempts_linked() -> None:
+    extra = {LINK_HEADER: link_header(enqueue(), 1, Rules("link"))}
+    assert where(produced(extra=extra)) == ("", [("producer", PRODUCER)])
+    e = produced(kind="retry", previous=PREVIOUS, extra=extra)
+    expected = [("producer", PRODUCER), ("previous_attempt", PREVIOUS)]
+    assert where(e) == ("", expected), "as with a worker's own propagation='link'"
+
+
 def test_waiting_long_for_others_is_no_intended_delay() -> None:
     e = produced(kind="dependent", created_ms=0, due_ms=999_999)
     assert where(e)[0] == PRODUCER
@@ -155,12 +193,17 @@ def test_tracestate_comes_along() -> None:
 
 def test_what_makes_a_producer_ask_for_links() -> None:
     rules = Rules(link_after_ms=60_000, link_batches_over=100)
-    assert reason_to_link(enqueue(), 1, rules) == ""
-    assert reason_to_link(enqueue(), 100, rules) == ""
-    assert reason_to_link(enqueue(), 101, rules) == "batch"
-    assert reason_to_link(enqueue(delay_ms=60_000), 1, rules) == ""
-    assert reason_to_link(enqueue(delay_ms=60_001), 1, rules) == "delay"
-    assert reason_to_link(enqueue(kind="cron"), 1, rules) == "schedule"
+    assert link_header(enqueue(), 1, rules) == ""
+    assert link_header(enqueue(), 100, rules) == ""
+    assert link_header(enqueue(), 101, rules) == "batch"
+    assert link_header(enqueue(delay_ms=60_000), 1, rules) == "no"
+    assert link_header(enqueue(delay_ms=60_000), 101, rules) == "batch"
+    assert link_header(enqueue(delay_ms=60_001), 1, rules) == "delay"
+    assert link_header(enqueue(kind="cron"), 1, rules) == "schedule"
+    rules = Rules("link")
+    assert link_header(enqueue(), 1, rules) == "always"
+    assert link_header(enqueue(delay_ms=60_001), 101, rules) == "always"
+    assert link_header(enqueue(kind="cron"), 1, rules) == "schedule"
 
 
 def test_headers_carry_the_span_and_the_baggage() -> None:

@@ -761,6 +761,34 @@ async def test_propagation_link(stage: Stage) -> None:
     assert len({trace_id(span) for span in (send, first, second)}) == 3
 
 
+@pytest.mark.parametrize(
+    ("producer", "worker", "delay", "is_linked"),
+    [
+        (Telemetry(propagation="link"), Telemetry(), 0, True),
+        (Telemetry(), Telemetry(propagation="link"), 0, True),
+        (Telemetry(link_after=10), Telemetry(link_after=0.01), 0.03, False),
+        (Telemetry(link_after=0.01), Telemetry(link_after=10), 0.03, True),
+    ],
+    ids=["all, says the producer", "all, says the worker", "not this one", "this one"],
+)
+async def test_who_enqueues_decides_and_a_worker_may_have_all_linked(
+    stage: Stage, producer: Telemetry, worker: Telemetry, delay: float, is_linked: bool
+) -> None:
+    sending, working = stage.worker(producer), stage.worker(worker)
+    seen = stage.captured(1)
+
+    @working.task(name="t")
+    async def t() -> None: ...
+
+    async with sending, running(working):
+        task = sending.enqueue_unsafe("t")
+        await (await (task.start(delay=delay) if delay else task)).result(5)
+        await until(lambda: seen.spans)
+    send, process = stage.seen.span("send t"), seen.span("process t")
+    assert is_child(process, send) is not is_linked
+    assert links(process) == ([("producer", span_id(send))] if is_linked else [])
+
+
 async def test_no_spans_for_an_idle_worker(stage: Stage) -> None:
     worker = stage.worker()
 
