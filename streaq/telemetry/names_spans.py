@@ -59,6 +59,8 @@ class SpanName:
     attributes: tuple[str, ...]
 
 
+_IF_SAME = "; on a batch if all its tasks have the same"
+
 ATTRIBUTES: tuple[Attribute, ...] = (
     Attribute(MESSAGING_SYSTEM, "string", "Always `streaq`."),
     Attribute(MESSAGING_OPERATION_NAME, "string", "`send`, `create` or `process`."),
@@ -76,8 +78,8 @@ ATTRIBUTES: tuple[Attribute, ...] = (
         "Class of the exception that ended the task, or the reason of a refusal.",
         at_start=False,
     ),
-    Attribute(TASK_NAME, "string", "The task's name."),
-    Attribute(TASK_PRIORITY, "string", "The priority it was enqueued with."),
+    Attribute(TASK_NAME, "string", f"The task's name{_IF_SAME}."),
+    Attribute(TASK_PRIORITY, "string", f"The priority it was enqueued with{_IF_SAME}."),
     Attribute(TASK_TRY, "int", "Number of this try, from 1; 0 when refused before any."),
     Attribute(TASK_MAX_TRIES, "int", "Tries the task may have; absent when unlimited."),
     Attribute(
@@ -88,7 +90,8 @@ ATTRIBUTES: tuple[Attribute, ...] = (
     Attribute(
         TASK_KIND,
         "string",
-        "Why the task became due: `immediate`, `delayed`, `cron`, `dependent` or `retry`.",
+        "Why the task became due: `immediate`, `delayed`, `cron`, `dependent` or `retry`"
+        f"{_IF_SAME}.",
     ),
     Attribute(
         TASK_OUTCOME,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar, Token
 from functools import lru_cache
@@ -165,13 +165,12 @@ class TracingHook(Hook):
     @contextmanager
     def _sending_span(self, tracer: Tracer, e: Publish) -> Generator[None]:
         count = len(e.tasks)
-        attributes = dict(self._send)
+        attributes = {**self._send, **_in_common(e.tasks)}
         if count == 1:
-            attributes.update(_task_attributes(e.tasks[0]))
+            attributes[n.MESSAGING_MESSAGE_ID] = encodable(e.tasks[0].task_id)
         else:
             attributes[n.MESSAGING_BATCH_COUNT] = count
-        tasks = {task.task for task in e.tasks}
-        name = encodable(f"send {tasks.pop() if len(tasks) == 1 else e.queue}")
+        name = f"send {attributes.get(n.TASK_NAME) or encodable(e.queue)}"
         span = tracer.start_span(name, kind=SpanKind.PRODUCER, attributes=attributes)
         context = trace.set_span_in_context(span)
         try:
@@ -289,9 +288,14 @@ def _operation(name: str) -> Values:
 
 
 def _task_attributes(e: Enqueue) -> Values:
-    return {
-        n.MESSAGING_MESSAGE_ID: encodable(e.task_id),
-        n.TASK_NAME: encodable(e.task),
-        n.TASK_PRIORITY: encodable(e.priority),
-        n.TASK_KIND: e.kind,
+    return {n.MESSAGING_MESSAGE_ID: encodable(e.task_id), **_in_common((e,))}
+
+
+def _in_common(tasks: Sequence[Enqueue]) -> Values:
+    """What is the same for all tasks of one call."""
+    found = {
+        n.TASK_NAME: {task.task for task in tasks},
+        n.TASK_PRIORITY: {task.priority for task in tasks},
+        n.TASK_KIND: {task.kind for task in tasks},
     }
+    return {name: encodable(*values) for name, values in found.items() if len(values) == 1}

@@ -14,7 +14,7 @@ from opentelemetry.propagators.textmap import TextMapPropagator
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Decision, Sampler, SamplingResult
 from opentelemetry.trace import NoOpTracerProvider, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -136,6 +136,43 @@ def test_a_batch_is_one_span_with_its_count(bench: Bench) -> None:
 def test_a_batch_of_several_names_is_called_after_the_queue(bench: Bench) -> None:
     bench.publish(enqueue("a"), enqueue("b"))
     assert bench.only().name == "send shop"
+
+
+def test_a_batch_says_what_its_tasks_have_in_common(bench: Bench) -> None:
+    bench.publish(enqueue(), enqueue())
+    bench.publish(enqueue(), enqueue(priority="low"))
+    bench.publish(enqueue(), enqueue(kind="delayed"))
+    bench.publish(enqueue("a"), enqueue("b"))
+    said = [
+        {
+            name.rpartition(".")[2]: value
+            for name, value in (span.attributes or {}).items()
+            if "task" in name
+        }
+        for span in bench.spans
+    ]
+    assert said == [
+        {"name": "charge", "priority": "normal", "kind": "immediate"},
+        {"name": "charge", "kind": "immediate"},
+        {"name": "charge", "priority": "normal"},
+        {"priority": "normal", "kind": "immediate"},
+    ]
+
+
+def test_a_sampler_knows_the_task_of_a_batch() -> None:
+    class NotThese(Sampler):
+        def should_sample(self, *args: Any, **kwargs: Any) -> SamplingResult:
+            attributes = kwargs.get("attributes") or args[4]
+            is_theirs = attributes.get("streaq.task.name") == "chatty"
+            return SamplingResult(Decision.DROP if is_theirs else Decision.RECORD_AND_SAMPLE)
+
+        def get_description(self) -> str:
+            return "not these"
+
+    bench = Bench(sampler=NotThese())
+    bench.publish(enqueue("chatty"), enqueue("chatty"))
+    bench.publish(enqueue("charge"), enqueue("charge"))
+    assert bench.only().name == "send charge"
 
 
 def test_create_spans_are_opt_in() -> None:
@@ -387,12 +424,12 @@ def test_an_abort_before_the_start_has_a_span_and_a_later_one_no_second(bench: B
 def test_sampling_is_decided_with_the_attributes_at_hand() -> None:
     seen: dict[str, Any] = {}
 
-    class Sampler(type(ALWAYS_OFF)):  # type: ignore[misc]
+    class Asking(type(ALWAYS_OFF)):  # type: ignore[misc]
         def should_sample(self, *args: Any, **kwargs: Any) -> Any:
             seen.update(kwargs.get("attributes") or args[4])
             return super().should_sample(*args, **kwargs)
 
-    bench = Bench(sampler=Sampler(ALWAYS_OFF._decision))
+    bench = Bench(sampler=Asking(ALWAYS_OFF._decision))
     task = enqueue()
     bench.publish(task)
     assert is_unsampled(task.headers["traceparent"]), "and passed on"
