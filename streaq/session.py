@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import sys
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -21,16 +22,23 @@ from streaq.types import StreaqError
 
 if TYPE_CHECKING:
     from streaq.task import Task
+    from streaq.telemetry import Telemetry
     from streaq.worker import Worker
 
 NOT_ENTERED = "The worker is not connected: use 'async with worker:' around this."
 
 
 class Session:
-    """Opened by the first ``async with`` on a worker, closed by the last."""
+    """Opened by the first ``async with`` on a worker, closed by the last.
 
-    def __init__(self, worker: Worker[Any]) -> None:
+    :param telemetry: as the worker's.
+
+    :raises StreaqError: ``telemetry`` is neither a bool nor settings.
+    """
+
+    def __init__(self, worker: Worker[Any], telemetry: bool | Telemetry) -> None:  # noqa: FBT001 - as Worker has it
         self._worker = worker
+        self._telemetry = _checked(telemetry)
         self._users = 0
         self._broker: Broker | None = None
         self._producer: Producer | None = None
@@ -88,21 +96,36 @@ class Session:
         )
 
     @property
-    def is_hooked(self) -> bool:
-        """Whether the hooks have been made, so that no setting can change them any more."""
-        return self._hooks is not None
+    def telemetry(self) -> bool | Telemetry:
+        """What the worker tells of its tasks. Setting it drops the hooks made from what it was;
+        what they counted stays in their registry.
+
+        :raises StreaqError: setting it while the worker is in use, or to what is none.
+        """
+        return self._telemetry
+
+    @telemetry.setter
+    def telemetry(self, given: bool | Telemetry) -> None:
+        telemetry = _checked(given)
+        if self.in_use:
+            raise StreaqError(
+                f"Worker {self._worker.id} is in use, and tells by the telemetry it has: set "
+                f"another, or install it, before the worker is entered."
+            )
+        self._telemetry = telemetry
+        self._hooks = None
 
     def hooks(self) -> Dispatcher:
-        """The hooks of this worker, telemetry first; made once."""
+        """The hooks of this worker, telemetry first; made once for what ``telemetry`` is."""
         if self._hooks is None:
             worker = self._worker
             hooks = list(worker.extra_hooks)
-            if worker.telemetry:
+            if self._telemetry:
                 from streaq.telemetry import hooks_for  # costs imports: only for who wants it
 
                 hooks = [
                     *hooks_for(
-                        worker.telemetry,
+                        self._telemetry,
                         queue=worker.queue_name,
                         client_id=worker.id,
                         server_address=worker.connector.address,
@@ -243,6 +266,17 @@ class Session:
             hurry=hurry,
             handle_signals=worker.handle_signals,
         )
+
+
+def _checked(given: bool | Telemetry) -> bool | Telemetry:  # noqa: FBT001 - as Worker has it
+    """Checked without an import: nobody has a Telemetry before that module is loaded."""
+    config = sys.modules.get("streaq.telemetry.config")
+    kinds: tuple[type, ...] = (bool,) if config is None else (bool, config.Telemetry)
+    if not isinstance(given, kinds):
+        raise StreaqError(
+            f"telemetry must be True, False or a streaq.telemetry.Telemetry; it is {given!r}."
+        )
+    return given
 
 
 def session_of(worker: Worker[Any]) -> Session:

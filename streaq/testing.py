@@ -157,10 +157,9 @@ async def sandbox(
         "connector": Connector(ConnectionSettings(redis_url)),
         "queue_name": f"{worker.queue_name}-test-{uuid4().hex[:8]}",
         "extra_hooks": [*worker.extra_hooks, *hooks],
-        "telemetry": telemetry,
         "handle_signals": False,
         "counters": {},
-        "_session": Session(worker),
+        "_session": Session(worker, telemetry),
     }
     own = {name: getattr(worker, name) for name in lent}
     _set(worker, lent)

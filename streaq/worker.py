@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import sys
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, timedelta, tzinfo
@@ -148,14 +147,14 @@ class Worker(Registry, Generic[C]):
         self.idle_timeout_ms = _at_least(100, "idle_timeout (in ms)", to_ms(idle_timeout))
         self.grace_period_s = _at_least(0, "grace_period (in ms)", to_ms(grace_period)) / 1000
         self.anyio_backend, self.anyio_kwargs = anyio_backend, dict(anyio_kwargs or {})
-        self.extra_hooks, self.telemetry = list(hooks), _telemetry(telemetry)
+        self.extra_hooks = list(hooks)
         #: what ``/livez`` and ``/readyz`` go by
         self.health = Health()
         #: tasks ended so far: completed, failed, retried, aborted, relinquished, fenced
         self.counters: dict[str, int] = {}
         #: whether to stop when the queue is empty (``streaq run --burst``)
         self.burst = False
-        self._session = _session(self)
+        self._session = _session(self, telemetry)
 
     def __repr__(self) -> str:
         return f"<Worker {self.id} of queue {self.queue_name!r} at {self.connector.safe_url}>"
@@ -199,6 +198,18 @@ class Worker(Registry, Generic[C]):
     def running(self) -> int:
         """How many tasks this worker runs now."""
         return self._session.running()
+
+    @property
+    def telemetry(self) -> bool | Telemetry:
+        """What it tells of its tasks, as given; another can be set while it is not in use.
+
+        :raises StreaqError: setting it when the worker is entered or runs, or to what is none.
+        """
+        return self._session.telemetry
+
+    @telemetry.setter
+    def telemetry(self, given: bool | Telemetry) -> None:
+        self._session.telemetry = given
 
     @property
     def context(self) -> C:
@@ -337,21 +348,10 @@ def _connector(*settings: Any) -> Connector:
     return Connector(ConnectionSettings(*settings))
 
 
-def _session(worker: Worker[Any]) -> Session:
+def _session(worker: Worker[Any], telemetry: bool | Telemetry) -> Session:
     from streaq.session import Session
 
-    return Session(worker)
-
-
-def _telemetry(given: bool | Telemetry) -> bool | Telemetry:
-    """Checked without an import: nobody has a Telemetry before that module is loaded."""
-    config = sys.modules.get("streaq.telemetry.config")
-    kinds: tuple[type, ...] = (bool,) if config is None else (bool, config.Telemetry)
-    if not isinstance(given, kinds):
-        raise StreaqError(
-            f"telemetry must be True, False or a streaq.telemetry.Telemetry; it is {given!r}."
-        )
-    return given
+    return Session(worker, telemetry)
 
 
 def _codec(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from streaq.telemetry.config import Telemetry
-from streaq.types import StreaqError
 
 if TYPE_CHECKING:
     from streaq.worker import Worker
@@ -18,7 +17,7 @@ def install(worker: Worker[Any], telemetry: Telemetry | None = None) -> None:
     ``telemetry=False``, or to give it settings that are known only now.
 
     :param telemetry: the settings; the defaults when not given.
-    :raises StreaqError: the worker has been entered already.
+    :raises StreaqError: the worker is entered or runs, or ``telemetry`` is no such thing.
 
     Example::
 
@@ -31,8 +30,4 @@ def install(worker: Worker[Any], telemetry: Telemetry | None = None) -> None:
             async with worker:
                 yield
     """
-    if worker._session.is_hooked:  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001 - same house
-        raise StreaqError(
-            "install(worker) must come before the worker is entered; its hooks are made by then."
-        )
     worker.telemetry = telemetry or Telemetry()

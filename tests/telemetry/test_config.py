@@ -17,6 +17,7 @@ from streaq.hooks import Dispatcher
 from streaq.telemetry import Telemetry, hooks_for, install
 from streaq.telemetry.collector import collector_for
 from streaq.types import StreaqError
+from tests.support import MakeWorker, running
 from tests.telemetry.events import attempt, ending, starts, successes
 
 WHO: dict[str, Any] = {"queue": "shop", "client_id": "w1", "server_address": ("db", 6379)}
@@ -145,9 +146,11 @@ def test_telemetry_is_on_off_or_settings(wrong: Any) -> None:
     with pytest.raises(StreaqError, match=r"telemetry must be True, False or a streaq\.telemetry"):
         Worker(telemetry=wrong)
     worker: Worker[Any] = Worker()
-    worker.telemetry = wrong or "off"
+    with pytest.raises(StreaqError, match=r"telemetry must be True, False or a streaq\.telemetry"):
+        worker.telemetry = wrong
+    assert worker.telemetry is True
     with pytest.raises(StreaqError, match="it is True, False or a Telemetry"):
-        worker._session.hooks()
+        hooks_for(wrong, **WHO)
 
 
 def test_no_metrics_are_none_of_either_kind() -> None:
@@ -170,11 +173,20 @@ def test_install_gives_a_worker_telemetry() -> None:
     assert worker.telemetry is settings
 
 
-def test_install_comes_too_late_once_the_hooks_are_made() -> None:
-    worker: Worker[Any] = Worker(telemetry=False)
-    worker._session.hooks()
-    with pytest.raises(StreaqError, match="before the worker is entered"):
-        install(worker)
+@pytest.mark.anyio
+async def test_telemetry_stays_while_the_worker_is_in_use(make_worker: MakeWorker) -> None:
+    worker = make_worker()
+    async with worker:
+        with pytest.raises(StreaqError, match=rf"^Worker {worker.id} is in use, .* is entered\.$"):
+            install(worker)
+        with pytest.raises(StreaqError, match="is in use"):
+            worker.telemetry = True
+    async with running(worker):
+        with pytest.raises(StreaqError, match="is in use"):
+            worker.telemetry = True
+    assert worker.telemetry is False
+    install(worker)
+    assert isinstance(worker.telemetry, Telemetry)
 
 
 def test_an_unknown_name_is_not_there() -> None:

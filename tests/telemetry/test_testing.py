@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -11,11 +12,12 @@ import structlog
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
-from prometheus_client import Counter
+from prometheus_client import CollectorRegistry, Counter
 
 from streaq import Worker
 from streaq.telemetry import Telemetry
 from streaq.telemetry.testing import Captured, capture_telemetry
+from streaq.testing import RecordingHook
 from tests.support import MakeWorker, running
 
 pytestmark = pytest.mark.anyio
@@ -43,6 +45,9 @@ def charging(make_worker: MakeWorker, seen: Captured, body: Any = None) -> Worke
     return worker
 
 
+async def no_op() -> None: ...
+
+
 async def run(worker: Worker[Any]) -> None:
     async with running(worker):
         assert (await (await worker.enqueue_unsafe("charge")).result(5)).success
@@ -60,6 +65,33 @@ async def test_it_sees_spans_metrics_and_lines(make_worker: MakeWorker, seen: Ca
     seen.clear()
     assert (list(seen.spans), seen.logs) == ([], [])
     assert seen.metric("streaq_tasks_finished_total") == 1
+
+
+async def test_each_capture_of_one_worker_sees_what_happens_meanwhile(
+    make_worker: MakeWorker,
+) -> None:
+    mine = RecordingHook()
+    worker = make_worker(telemetry=Telemetry(registry=CollectorRegistry()), hooks=[mine])
+    worker.task(name="charge")(no_op)
+    await run(worker)  # entered before any capture
+    for n in range(2, 4):
+        with capture_telemetry() as seen:
+            worker.telemetry = seen.telemetry
+            await run(worker)
+        assert seen.log("task.finished")["outcome"] == "success"
+        assert seen.span("process charge")
+        assert seen.metric("streaq_tasks_finished_total", task="charge", status="success") == 1
+        assert mine.names("on_finish") == ["charge"] * n, "hooks of one's own stay"
+
+
+async def test_what_was_counted_before_stays_where_it_was_counted(make_worker: MakeWorker) -> None:
+    before = Captured()
+    worker = charging(make_worker, before)
+    await run(worker)
+    worker.telemetry = False
+    await run(worker)
+    gc.collect()
+    assert before.metric("streaq_tasks_finished_total") == 1
 
 
 # --------------------------------------------------------------------- wrong questions
