@@ -60,7 +60,7 @@ class Captured:
             telemetry or Telemetry(),
             registry=self.registry,
             tracer_provider=self.tracer_provider,
-            logger=structlog.wrap_logger(None, processors=[self._capture]).bind(),
+            logger=_logger_of(self._capture),
         )
         """Pass it on: ``Worker(telemetry=seen.telemetry)``."""
 
@@ -162,6 +162,16 @@ def capture_telemetry(telemetry: Telemetry | None = None) -> Generator[Captured]
             yield captured
     finally:
         captured.tracer_provider.shutdown()
+
+
+def _logger_of(capture: LogCapture) -> Any:
+    """A logger of which the application's structlog configuration decides nothing."""
+    return structlog.wrap_logger(
+        structlog.ReturnLogger(),
+        processors=[capture],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),
+        context_class=dict,
+    ).bind()
 
 
 @contextmanager

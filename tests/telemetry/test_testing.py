@@ -94,6 +94,34 @@ async def test_what_was_counted_before_stays_where_it_was_counted(make_worker: M
     assert before.metric("streaq_tasks_finished_total") == 1
 
 
+@pytest.mark.parametrize(
+    "configured",
+    [
+        {"wrapper_class": structlog.make_filtering_bound_logger(logging.CRITICAL)},
+        {"wrapper_class": structlog.BoundLogger},
+        {"logger_factory": structlog.stdlib.LoggerFactory()},
+    ],
+    ids=["filtering", "generic", "stdlib"],
+)
+async def test_the_applications_structlog_hides_none_of_the_workers_lines(
+    make_worker: MakeWorker, configured: dict[str, Any]
+) -> None:
+    def fail() -> None:
+        raise ValueError("no")
+
+    structlog.configure(**configured)
+    try:
+        with capture_telemetry() as seen:
+            worker = charging(make_worker, seen, fail)
+            async with running(worker):
+                assert not (await (await worker.enqueue_unsafe("charge")).result(5)).success
+    finally:
+        structlog.reset_defaults()
+    events = [line["event"] for line in seen.logs if line["event"].startswith("task.")]
+    assert events == ["task.enqueued", "task.started", "task.failed"]
+    assert {line["event"].partition(".")[0] for line in seen.logs} == {"worker", "task"}
+
+
 # --------------------------------------------------------------------- wrong questions
 
 
