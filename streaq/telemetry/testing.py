@@ -14,6 +14,7 @@ Example::
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 from collections.abc import Generator, Sequence
@@ -229,7 +230,7 @@ class _Handler(logging.Handler):
 
     def _keep(self, record: logging.LogRecord) -> None:
         fields = current_fields()
-        if not fields or record.name.partition(".")[0] == "streaq":
+        if not fields or record.name.partition(".")[0] == "streaq" or _is_echo(self._entries):
             return
         fields.update(extra_of(record))
         if isinstance(record.msg, dict) and hasattr(record, "_logger"):  # of structlog's
@@ -240,24 +241,71 @@ class _Handler(logging.Handler):
         self._entries.append(fields)
 
 
+class _Keep:
+    """A processor that keeps what is logged inside of tasks through structlog, before others
+    make a text of it.
+    """
+
+    def __init__(self, entries: list[Any]) -> None:
+        self.entries = entries
+
+    def __call__(self, logger: Any, level: str, fields: EventDict) -> EventDict:
+        """Keep a line; it goes on as it is."""
+        bound = current_fields()
+        if bound and _lets_through(logger, level, fields):
+            entry = {**bound, **_formatted(fields), "log_level": level}
+            if isinstance(logger, logging.Logger):
+                entry["logger"] = logger.name
+            self.entries.append(entry)
+        return fields
+
+
+def _lets_through(logger: Any, level: str, fields: EventDict) -> bool:
+    """Whether a logger of the standard library, which filters later, will write the line."""
+    if not isinstance(logger, logging.Logger):
+        return True
+    try:
+        structlog.stdlib.filter_by_level(logger, level, fields)
+    except structlog.DropEvent:
+        return False
+    except KeyError:  # a method of the user's own, which is no level
+        return True
+    return True
+
+
+def _formatted(fields: EventDict) -> EventDict:
+    """With the arguments of ``log.info("charging %s", order)`` in the event."""
+    try:
+        return structlog.stdlib.PositionalArgumentsFormatter()(None, "", dict(fields))
+    except Exception:  # noqa: BLE001 - arguments that do not go together: their logger says so
+        return fields
+
+
+def _is_echo(entries: list[Any]) -> bool:
+    """Whether structlog is handing on a line that was kept for these entries."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_code.co_name == "_proxy_to_logger":
+            processors = getattr(frame.f_locals.get("self"), "_processors", ())
+            return any(isinstance(p, _Keep) and p.entries is entries for p in processors)
+        frame = frame.f_back
+    return False
+
+
 @contextmanager
 def _listen_to_structlog(entries: list[Any]) -> Generator[None]:
     """Keep what is logged inside of tasks through structlog; it is written as before."""
-
-    def keep(_: Any, level: str, fields: EventDict) -> EventDict:
-        if bound := current_fields():
-            entries.append({**bound, **fields, "log_level": level})
-        return fields
-
-    config = structlog.get_config()
-    processors: Any = config["processors"]
-    # What goes on to the standard library is heard there.
-    onward = isinstance(config["logger_factory"], structlog.stdlib.LoggerFactory)
-    if onward or not isinstance(processors, list):
-        yield
+    configured: Any = structlog.get_config()["processors"]
+    keep = _Keep(entries)
+    if not isinstance(configured, list):
+        structlog.configure(processors=(keep, *configured))
+        try:
+            yield
+        finally:
+            structlog.configure(processors=configured)
         return
     # In place, because loggers that were used already keep this list.
-    heard = cast("list[Any]", processors)
+    heard = cast("list[Any]", configured)
     heard.insert(0, keep)
     try:
         yield

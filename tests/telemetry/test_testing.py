@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -46,6 +48,21 @@ def charging(make_worker: MakeWorker, seen: Captured, body: Any = None) -> Worke
 
 
 async def no_op() -> None: ...
+
+
+BY_STDLIB: dict[str, Any] = {
+    "logger_factory": structlog.stdlib.LoggerFactory(),
+    "wrapper_class": structlog.stdlib.BoundLogger,
+}
+
+
+@contextmanager
+def structlog_as(**configured: Any) -> Iterator[None]:
+    structlog.configure(**configured)
+    try:
+        yield
+    finally:
+        structlog.reset_defaults()
 
 
 async def run(worker: Worker[Any]) -> None:
@@ -109,14 +126,10 @@ async def test_the_applications_structlog_hides_none_of_the_workers_lines(
     def fail() -> None:
         raise ValueError("no")
 
-    structlog.configure(**configured)
-    try:
-        with capture_telemetry() as seen:
-            worker = charging(make_worker, seen, fail)
-            async with running(worker):
-                assert not (await (await worker.enqueue_unsafe("charge")).result(5)).success
-    finally:
-        structlog.reset_defaults()
+    with structlog_as(**configured), capture_telemetry() as seen:
+        worker = charging(make_worker, seen, fail)
+        async with running(worker):
+            assert not (await (await worker.enqueue_unsafe("charge")).result(5)).success
     events = [line["event"] for line in seen.logs if line["event"].startswith("task.")]
     assert events == ["task.enqueued", "task.started", "task.failed"]
     assert {line["event"].partition(".")[0] for line in seen.logs} == {"worker", "task"}
@@ -220,21 +233,58 @@ async def test_lines_of_ones_own_are_captured_inside_of_tasks(
     assert "charged" in capsys.readouterr().out, "structlog writes as before"
 
 
-async def test_structlog_by_way_of_the_standard_library_is_captured_once(
-    make_worker: MakeWorker, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "last",
+    [
+        structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        structlog.stdlib.render_to_log_kwargs,
+        structlog.processors.JSONRenderer(),
+    ],
+    ids=["formatter", "kwargs", "json"],
+)
+async def test_structlog_by_way_of_the_standard_library_is_captured_once_and_whole(
+    make_worker: MakeWorker, caplog: pytest.LogCaptureFixture, last: Any
 ) -> None:
-    structlog.configure(
-        processors=[structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
-    )
-    try:
+    def body() -> None:
+        log = structlog.get_logger("shop.till")
+        log.info("the level lets it not through")
+        log.warning("charging %s", "x", amount=3)
+        own = [structlog.processors.KeyValueRenderer()]
+        structlog.wrap_logger(logging.getLogger("shop"), processors=own).warning("its own")
+        logging.getLogger("shop").warning("no structlog")
+
+    processors = [structlog.contextvars.merge_contextvars, last]
+    with structlog_as(processors=processors, **BY_STDLIB):
         with capture_telemetry() as seen:
-            await run(
-                charging(make_worker, seen, lambda: structlog.get_logger("shop").warning("hm", a=1))
-            )
-    finally:
-        structlog.reset_defaults()
+            await run(charging(make_worker, seen, body))
+        theirs = [line for line in seen.logs if not line["event"].startswith(("task.", "worker."))]
+        assert [line["event"] for line in theirs] == [
+            "charging x",
+            "event='its own'",
+            "no structlog",
+        ]
+        line = seen.log("charging x", task="charge", amount=3)
+        assert (line["log_level"], line["logger"]) == ("warning", "shop.till")
+    assert len([r for r in caplog.records if r.name == "shop.till"]) == 1, "written as before"
+
+
+async def test_arguments_that_do_not_fit_harm_nobody(make_worker: MakeWorker) -> None:
+    def body() -> None:
+        structlog.get_logger("shop").warning("%d of %d", "x")
+
+    json = structlog.processors.JSONRenderer()
+    with structlog_as(processors=[json], **BY_STDLIB), capture_telemetry() as seen:
+        await run(charging(make_worker, seen, body))
+    assert seen.log("%d of %d")["log_level"] == "warning"
+
+
+async def test_processors_that_are_no_list_are_heard_as_well(make_worker: MakeWorker) -> None:
+    processors = (structlog.processors.JSONRenderer(),)
+    with structlog_as(processors=processors):
+        with capture_telemetry() as seen:
+            body = partial(structlog.get_logger("shop").warning, "hm", a=1)
+            await run(charging(make_worker, seen, body))
+        assert structlog.get_config()["processors"] is processors
     assert seen.log("hm")["a"] == 1
 
 
