@@ -20,10 +20,11 @@ from streaq.cli.timeline import headline, timeline
 from streaq.cli.words import DIM, STATE_STYLES, complain, relative, screen
 from streaq.history import TaskHistory
 from streaq.task import TaskInfo, TaskResult, TaskStatus
-from streaq.types import StreaqError
+from streaq.types import StreaqCancelled, StreaqError
 from streaq.worker import Worker
 
 UNKNOWN = "There is no task {id} in queue {queue}: it never was, or its result has expired."
+ABORTED = "The task was aborted"
 
 T = TypeVar("T")
 
@@ -78,7 +79,8 @@ def result(
 ) -> None:
     """Print what a task returned.
 
-    Exits with 1 and the error when it failed, and with 2 when it has not ended in time.
+    Exits with 1 and the error when it failed or was aborted, and with 2 when it has not ended in
+    time.
     """
 
     async def wait(worker: Worker[Any]) -> TaskResult[Any] | str | None:
@@ -96,12 +98,19 @@ def result(
     if isinstance(found, TaskResult) and found.success:
         screen().print(pretty_repr(found.result), markup=False, soft_wrap=True)
     elif isinstance(found, TaskResult):
-        error = found.exception
-        complain(f"The task failed: {type(error).__name__}: {error}")
+        complain(_why(found.exception))
         sys.exit(1)
     else:
         complain(f"It has not ended. {found}")
         sys.exit(2)
+
+
+def _why(error: BaseException) -> str:
+    if not isinstance(error, StreaqCancelled):
+        return f"The task failed: {type(error).__name__}: {error}"
+    # streaq's own message says that already, a user's need not.
+    said = str(error)
+    return said if said.startswith(ABORTED) else f"{ABORTED}: {said or 'it gave no reason'}"
 
 
 def abort(
@@ -155,14 +164,18 @@ def list_tasks(
 
 
 def _brief(task: TaskInfo | TaskResult[Any]) -> dict[str, Any]:
-    if isinstance(task, TaskResult):
-        state = "success" if task.success else "failed"
-    else:
-        state = task.status.value
     return {
         "task_id": task.task_id,
         "fn_name": task.fn_name,
-        "state": state,
+        "state": _state(task),
         "tries": task.tries,
         "created_ms": task.created_time,
     }
+
+
+def _state(task: TaskInfo | TaskResult[Any]) -> str:
+    if not isinstance(task, TaskResult):
+        return task.status.value
+    if task.success:
+        return "success"
+    return "aborted" if isinstance(task.exception, StreaqCancelled) else "failed"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import anyio
 
-from streaq import StreaqRetry, Worker
+from streaq import StreaqCancelled, StreaqRetry, Worker
 
 worker = Worker(
     os.environ["TEST_URL"],
@@ -42,6 +42,11 @@ async def murmur() -> None:
 @worker.task
 async def fail(message: str) -> None:
     raise ValueError(message)
+
+
+@worker.task
+async def stop_itself(*why: str) -> None:
+    raise StreaqCancelled(*why)
 
 
 @worker.task

@@ -254,6 +254,28 @@ def test_lists(cli: Here, shop: Any, retried: Any, failed: Any) -> None:
     assert [(task["task_id"], task["state"]) for task in listed] == [(failed.id, "failed")]
 
 
+def test_an_aborted_task_is_called_so_everywhere(cli: Here, shop: Any) -> None:
+    async def run() -> list[Any]:
+        late = await shop.add.enqueue(1, 2).start(delay=3600)
+        await late.abort()
+        tasks = [late, await shop.stop_itself.enqueue("sold out"), await shop.stop_itself.enqueue()]
+        for task in tasks:
+            await task.result(5)
+        return tasks
+
+    late, sold_out, silent = do(shop.worker, run)
+    listed = json.loads(cli("task", "list", "shop:worker", "--json").out)
+    assert {task["state"] for task in listed} == {"aborted"}
+    assert cli("task", "list", "shop:worker").out.count(" aborted ") == 3
+    assert cli("task", "show", sold_out.id, "shop:worker").out.startswith("aborted  stop_itself")
+    for task, said in (
+        (late, "The task was aborted before it ran."),
+        (sold_out, "The task was aborted: sold out"),
+        (silent, "The task was aborted: it gave no reason"),
+    ):
+        assert cli("task", "result", task.id, "shop:worker") == (1, "", f"error: {said}\n")
+
+
 # ---------------------------------------------------------------- exporter, dashboards, help
 
 
