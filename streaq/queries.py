@@ -33,6 +33,10 @@ _STATUS = {
 }
 
 
+MAX_LISTED = 100_000
+"""Tasks in one list: one call to Redis reads it, and all others wait for that meanwhile."""
+
+
 class Queries:
     """Asks one queue."""
 
@@ -133,6 +137,7 @@ class Queries:
         """Tasks in a state."""
         if status is TaskStatus.NOT_FOUND:
             raise StreaqError("Tasks that don't exist can't be listed.")
+        _check_limit(limit)
         if priority is not None and priority not in self._priorities:
             raise StreaqError(f"There is no priority {priority!r}.")
         priorities = [priority] if priority else self._priorities
@@ -196,6 +201,11 @@ class Queries:
             ending = Ending(attempt, "aborted", "user", error, now_ms, 0.0, 0, None)
             self._hooks.emit(self._hooks.on_abort, ending)
         tell_changes(self._hooks, self._queue, self._client_id, now_ms, aborted.changes)
+
+
+def _check_limit(given: object) -> None:
+    if not isinstance(given, int) or not 0 <= given <= MAX_LISTED:
+        raise StreaqError(f"limit is a whole number up to {MAX_LISTED:,}; it is {given!r}.")
 
 
 def _note_tries(error: BaseException, tries: int) -> None:

@@ -318,9 +318,9 @@ class Worker(Registry, Generic[C]):
         """Tasks in a state.
 
         :param priority: only of this one; not for ``DONE``.
-        :param limit: as many at most. Of ended tasks the newest 10,000 are known.
+        :param limit: as many at most, up to 100,000. Of ended tasks the newest 10,000 are known.
 
-        :raises StreaqError: for ``NOT_FOUND``.
+        :raises StreaqError: for ``NOT_FOUND``, or a limit that is none.
         """
         return await self._queries.by_status(status, priority, limit)
 

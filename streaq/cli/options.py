@@ -35,6 +35,13 @@ class State(StrEnum):
     DONE = "done"
 
 
+def _address(given: str) -> str:
+    """An empty one, as of a variable that is not set, would be every address of the machine."""
+    if not given.strip():
+        raise typer.BadParameter("it is empty; give an address, as 127.0.0.1, or 0.0.0.0 for all.")
+    return given
+
+
 WorkerPath: TypeAlias = Annotated[
     str,
     typer.Argument(
@@ -49,7 +56,10 @@ TaskId: TypeAlias = Annotated[
 ]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 MetricsHost: TypeAlias = Annotated[
-    str, typer.Option(help="Address that the metrics are served on; loopback unless told.")
+    str,
+    typer.Option(
+        callback=_address, help="Address that the metrics are served on; loopback unless told."
+    ),
 ]
 LogFormatOption: TypeAlias = Annotated[
     LogFormat, typer.Option(help="auto is console on a terminal, and JSON elsewhere.")

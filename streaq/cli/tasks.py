@@ -19,6 +19,7 @@ from streaq.cli.options import AsJson, State, TaskId, WorkerPath
 from streaq.cli.timeline import headline, timeline
 from streaq.cli.words import DIM, STATE_STYLES, complain, relative, screen
 from streaq.history import TaskHistory
+from streaq.queries import MAX_LISTED
 from streaq.task import TaskInfo, TaskResult, TaskStatus
 from streaq.types import StreaqCancelled, StreaqError
 from streaq.worker import Worker
@@ -140,7 +141,9 @@ def list_tasks(
     state: Annotated[
         State, typer.Option("--state", "-s", help="Tasks in which state; of ended ones the newest.")
     ] = State.DONE,
-    limit: Annotated[int, typer.Option("--limit", "-l", min=1, help="How many at most.")] = 20,
+    limit: Annotated[
+        int, typer.Option("--limit", "-l", min=1, max=MAX_LISTED, help="How many at most.")
+    ] = 20,
     as_json: AsJson = False,
 ) -> None:
     """List tasks in a state."""

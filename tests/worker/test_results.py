@@ -416,6 +416,15 @@ async def test_lists_by_status(make_worker: MakeWorker, redis_client: redis.Redi
         assert not used & {"scan", "keys"}
         with pytest.raises(StreaqError, match="can't be listed"):
             await worker.get_tasks_by_status(TaskStatus.NOT_FOUND)
+
+
+@pytest.mark.parametrize("wrong", [-1, 100_001, 10**17, 2.5, "10", None])
+async def test_a_limit_that_is_none_is_refused(make_worker: MakeWorker, wrong: Any) -> None:
+    async with make_worker() as worker:
+        with pytest.raises(StreaqError, match="limit is a whole number up to 100,000; it is"):
+            await worker.get_tasks_by_status(TaskStatus.QUEUED, limit=wrong)
+        for limit in (0, 100_000):
+            assert await worker.get_tasks_by_status(TaskStatus.DONE, limit=limit) == []
         with pytest.raises(StreaqError, match="no priority 'x'"):
             await worker.get_tasks_by_status(TaskStatus.QUEUED, priority="x")
 
