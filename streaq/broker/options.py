@@ -42,9 +42,7 @@ _NOT_FOR_USERS: Final = frozenset(
 )
 _OF_THE_POOL_ITSELF: Final = ("event_dispatcher", "maint_notifications_config")
 _ADDRESS: Final = frozenset({"host", "port", "unix_socket_path", "path"})
-_SECRET_IN_QUERY: Final = re.compile(
-    r"((?:^|&)[^=&]*(?:password|secret|token)[^=&]*=)[^&]*", re.IGNORECASE
-)
+_DATABASE: Final = re.compile(r"db=\d+")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -106,17 +104,27 @@ def embedded_directory(url: str) -> Path | None:
 
 
 def mask_url(url: str) -> str:
-    """The URL with every secret replaced by ``***``, fit for logs and error messages."""
+    """The URL with ``***`` for all that may be a secret, fit for logs and error messages: of its
+    options but the names are shown, and a database that is a number.
+    """
     if "://" not in url:
         return "***"
     parts = urlsplit(url)
     credentials, at, where = parts.netloc.rpartition("@")
-    if ":" in credentials:
-        credentials = f"{credentials.partition(':')[0]}:***"
-    query = _SECRET_IN_QUERY.sub(r"\1***", parts.query)
+    if at:  # without a colon it may be a password that lacks one
+        user, colon, _ = credentials.partition(":")
+        credentials = f"{user}:***" if colon else "***"
     # A '#' is never meaningful in these URLs: what follows it may be the end of a password.
-    query = f"?{query}" if query else ""
+    query = f"?{_mask_query(parts.query)}" if parts.query else ""
     return f"{parts.scheme}://{credentials}{at}{where}{parts.path}{query}"
+
+
+def _mask_query(query: str) -> str:
+    pairs = [(part, *part.partition("=")[:2]) for part in query.split("&")]
+    return "&".join(
+        part if _DATABASE.fullmatch(part) else f"{name}=***" if equals else "***"
+        for part, name, equals in pairs
+    )
 
 
 def client_options(settings: ConnectionSettings) -> dict[str, Any]:
