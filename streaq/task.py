@@ -75,8 +75,8 @@ class TaskInfo:
     task_id: str
     fn_name: str
     created_time: int
-    args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] = field(default_factory=dict[str, Any])
+    args: tuple[Any, ...] = field(default=(), repr=False)
+    kwargs: dict[str, Any] = field(default_factory=dict[str, Any], repr=False)
     tries: int = 0
     scheduled: datetime | None = None
     dependencies: set[str] = field(default_factory=set[str])
@@ -134,8 +134,8 @@ class Task(Generic[P, R]):
         result = await task.result(timeout=30)
     """
 
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    args: tuple[Any, ...] = field(repr=False)
+    kwargs: dict[str, Any] = field(repr=False)
     parent: RegisteredTask
     worker: Worker[Any]
     id: str = field(default_factory=new_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import subprocess
 import sys
 import time
@@ -319,6 +320,29 @@ async def test_what_is_returned_and_raised_is_typed_as_told(make_worker: MakeWor
     info = TaskInfo("id", "fn", 1)
     assert (info.args, info.kwargs, info.tries, info.scheduled) == ((), {}, 0, None)
     assert (info.dependencies, info.dependents, info.status) == (set(), set(), TaskStatus.NOT_FOUND)
+
+
+async def test_a_task_that_is_printed_does_not_show_its_arguments(make_worker: MakeWorker) -> None:
+    worker = make_worker()
+
+    @worker.task(name="login")
+    async def login(user: str, password: str) -> str:
+        return user
+
+    @worker.task(name="greet")
+    async def greet(user: str, pin: int = 0) -> None: ...
+
+    async with worker:
+        task = await login.enqueue("somebody", password="hunter2").start(delay=60)
+        info = await task.info()
+        assert info is not None
+        for shown in (repr(task), str(task.then(greet, pin=4711)), repr(info), f"{info}"):
+            assert task.id in shown
+            assert "login" in shown
+            assert not re.search("somebody|hunter2|4711", shown)
+        assert (info.args, info.kwargs) == (task.args, task.kwargs)
+        assert task.kwargs == {"password": "hunter2"}
+        assert await task.abort()
 
 
 async def test_info(make_worker: MakeWorker) -> None:
