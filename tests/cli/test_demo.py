@@ -225,6 +225,24 @@ def test_it_can_be_interrupted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert not alive
 
 
+def test_nothing_outlives_a_demo_that_is_killed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("REDIS_URL", "STREAQ_EMBEDDED_URL"):
+        monkeypatch.delenv(name, raising=False)
+    with process("demo", "--seconds", "0", cwd=tmp_path) as run:
+        assert run.popen.stdout is not None
+        while "tasks done" not in run.popen.stdout.readline():
+            pass
+        started = psutil.Process(run.popen.pid).children(recursive=True)
+        run.signal(signal.SIGKILL)
+        _, alive = psutil.wait_procs(started, timeout=40)
+    for left in alive:
+        left.kill()
+    assert len(started) >= 3, "the server, the parent of the workers, a worker"
+    assert not alive
+
+
 def _read(fd: int) -> bytes:
     try:
         return os.read(fd, 65536)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -48,7 +49,7 @@ def load_example(redis_url: str) -> Example:
 
 
 class WorkerProcess:
-    """``streaq run orders:worker``, with its log kept out of the picture."""
+    """``streaq run orders:worker``, with its log kept out of the picture; it ends with us."""
 
     def __init__(self, process: subprocess.Popen[bytes], log: IO[bytes]) -> None:
         self._process = process
@@ -78,19 +79,23 @@ class WorkerProcess:
 @contextmanager
 def worker_process(workers: int) -> Generator[WorkerProcess]:
     """A running one; stopped at the end, unless that was done before."""
-    command = [sys.executable, "-m", "streaq", "run", "orders:worker", "--workers", str(workers)]
+    ours, theirs = socket.socketpair()
+    command = [sys.executable, "-m", "streaq.cli.demo.kept", str(theirs.fileno()), "run"]
+    command += ["orders:worker", "--workers", str(workers)]
     command += ["--log-level", "warning", "--log-format", "console"]
     path = os.pathsep.join([str(example_folder()), os.environ.get("PYTHONPATH", "")])
-    with tempfile.TemporaryFile() as log:
+    with ours, theirs, tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
+            pass_fds=(theirs.fileno(),),
             env={**os.environ, "PYTHONPATH": path.rstrip(os.pathsep)},
             # Ctrl-C is for the demo, which then stops the worker itself.
             process_group=0,
         )
+        theirs.close()
         running = WorkerProcess(process, log)
         try:
             yield running
