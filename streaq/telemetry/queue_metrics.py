@@ -22,7 +22,7 @@ logger = logging.getLogger("streaq")
 CACHE_S = 1.0
 """Seconds for which a snapshot is used again."""
 PATIENCE_S = 0.5
-"""Seconds for which whoever asks waits for Redis: a probe has to be answered within one."""
+"""Seconds for which a question waits for Redis: a probe has to be answered within one."""
 
 
 SnapshotSource: TypeAlias = Callable[[], QueueSnapshot]
@@ -42,7 +42,8 @@ class QueueReader:
 
     :param source: reads the queue; called in a thread of its own, never twice at a time.
     :param cache_s: seconds for which an answer (or a failure) is kept.
-    :param patience_s: seconds for which whoever asks waits for an answer.
+    :param patience_s: seconds for which a question may wait for its answer. Whoever asks while it
+        is overdue waits no more: a probe reads more than once.
 
     Example::
 
@@ -82,7 +83,8 @@ class QueueReader:
                 threading.Thread(
                     target=self._ask, args=(question,), name="streaq-queue", daemon=True
                 ).start()
-        if not question.answered.wait(self._patience_s):
+        left_s = question.asked_at + self._patience_s - self._clock()
+        if not question.answered.wait(max(0.0, left_s)):
             with self._lock:
                 if self._asking is question:
                     self._fail(question, "no answer yet")

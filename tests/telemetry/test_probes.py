@@ -35,6 +35,7 @@ class Patient:
     def __init__(self, stack: ExitStack) -> None:
         self.server = stack.enter_context(Server("valkey" if "valkey" in binaries() else "redis-7"))
         self.release = threading.Event()
+        self.slowest_s = 0.0
         stack.callback(self.release.set)
         self.worker = self.make()
         self.http = serve_worker(self.worker, limits=LIMITS)
@@ -88,7 +89,10 @@ class Patient:
         anyio.run(main)
 
     def get(self, path: str) -> tuple[int, str]:
-        return get(self.http.port, path)
+        began = time.monotonic()
+        answer = get(self.http.port, path)
+        self.slowest_s = max(self.slowest_s, time.monotonic() - began)
+        return answer
 
     def becomes(self, path: str, status: int, reason: str) -> None:
         wait_for(lambda: self.get(path)[0] == status and reason in self.get(path)[1], 10)
@@ -197,14 +201,12 @@ def test_a_pump_that_is_stuck_with_all_slots_taken(
 def test_a_redis_that_hangs_is_told_of_soon_and_probes_answer_at_once(patient: Patient) -> None:
     os.kill(patient.server.pid, signal.SIGSTOP)
     try:
-        began = time.monotonic()
-        patient.get("/livez")
         patient.get("/metrics")
-        assert time.monotonic() - began < 3, "not the five seconds that a call to Redis may take"
         patient.becomes("/livez", 503, "Redis has not answered")
         patient.becomes("/readyz", 503, "Redis is out of reach")
     finally:
         os.kill(patient.server.pid, signal.SIGCONT)
+    assert patient.slowest_s < 0.8, "kubelet waits for a second"
     patient.becomes("/livez", 200, "ok")
     patient.becomes("/readyz", 200, "ok")
 

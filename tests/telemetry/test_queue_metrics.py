@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import anyio
@@ -11,8 +12,10 @@ import pytest
 import redis
 
 from streaq.broker.inspect import CronSnapshot, PrioritySnapshot, QueueSnapshot
+from streaq.engine.health import Health
 from streaq.telemetry.queue_metrics import QueueReader
 from streaq.telemetry.serve import reader_of
+from streaq.telemetry.server import HealthChecks
 from tests.support import MakeWorker
 
 SNAPSHOT = QueueSnapshot(
@@ -135,6 +138,60 @@ def test_concurrent_scrapes_share_one_call() -> None:
     for thread in threads:
         thread.join()
     assert calls == [1]
+
+
+@pytest.fixture
+def hanging() -> Iterator[Callable[[], QueueSnapshot]]:
+    """A Redis that takes what it is sent and does not answer."""
+    over = threading.Event()
+
+    def never() -> QueueSnapshot:
+        over.wait(60)
+        return SNAPSHOT
+
+    yield never
+    over.set()
+
+
+def test_a_question_that_is_overdue_is_waited_for_no_more(
+    hanging: Callable[[], QueueSnapshot],
+) -> None:
+    moments = iter([100.0])
+    reader = QueueReader(hanging, patience_s=5, clock=lambda: next(moments, 105.0))
+    began = time.monotonic()
+    for _ in range(3):
+        assert reader.read() is None
+    assert reader.failing_s() == 5
+    assert time.monotonic() - began < 2.5
+
+
+def test_a_late_reader_waits_for_what_is_left_of_the_patience(bench: Bench) -> None:
+    asked, go = threading.Event(), threading.Event()
+
+    def slow() -> QueueSnapshot:
+        asked.set()
+        go.wait(60)
+        return SNAPSHOT
+
+    reader = QueueReader(slow, patience_s=60, clock=lambda: bench.now)
+    first = threading.Thread(target=reader.read)
+    first.start()
+    assert asked.wait(10)
+    bench.now += 59.9
+    assert reader.read() is None
+    bench.now -= 59.9
+    go.set()
+    assert reader.read() is SNAPSHOT, "the answer is used when it comes"
+    first.join()
+
+
+def test_a_probe_waits_once_however_often_it_reads(hanging: Callable[[], QueueSnapshot]) -> None:
+    health = Health()
+    health.ready(1)
+    checks = HealthChecks(lambda: [health], QueueReader(hanging, patience_s=0.5))
+    began = time.monotonic()
+    assert checks.readyz() == checks.livez() == []
+    assert 0.4 < time.monotonic() - began < 0.8
 
 
 def test_age_of_the_oldest_due_task(bench: Bench) -> None:
