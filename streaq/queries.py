@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from streaq.broker.publish import text, whole
 from streaq.events import never_started, tell_changes
 from streaq.explain import Dependency, explain
 from streaq.history import TaskHistory, history_of_ended, history_of_live
@@ -191,11 +192,12 @@ class Queries:
     def _tell_aborted(self, task_id: str, aborted: Aborted) -> None:
         now_ms = int(aborted.fields[8]) if aborted.fields else 0
         if self._hooks.on_abort and aborted.fields:
-            text = [field.decode() for field in aborted.fields]
+            fields = aborted.fields
             attempt = never_started(
-                self._hooks, self._queue, self._client_id, task_id, text[1], text[0], text[5],
-                int(text[2]), int(float(text[3])), aborted.fields[6], now_ms, tries=int(text[4]),
-                enqueued_ms=int(text[9] or 0), previous=text[7],
+                self._hooks, self._queue, self._client_id, task_id, text(fields[1]),
+                text(fields[0]), text(fields[5]), whole(fields[2]), whole(fields[3]), fields[6],
+                now_ms, tries=whole(fields[4]), enqueued_ms=whole(fields[9]),
+                previous=text(fields[7]),
             )  # fmt: skip
             error = StreaqCancelled("The task was aborted before it ran.")
             ending = Ending(attempt, "aborted", "user", error, now_ms, 0.0, 0, None)

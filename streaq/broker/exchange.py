@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from streaq.broker.publish import Change, parse_changes, whole
+from streaq.broker.publish import Change, parse_changes, text, whole
 from streaq.broker.scripts import Arg, Scripts
 
 SETTLED, FENCED, SETTLED_BEFORE = 1, 0, 2
@@ -173,7 +173,7 @@ def parse_reply(raw: list[Any]) -> Reply:
         raw[1],
         [_claimed(r, now) for r in raw[2]],
         [_refused(r) for r in raw[3]],
-        [Reserved(r[0].decode(), r[1], r[2].decode()) for r in raw[4]],
+        [Reserved(text(r[0]), r[1], text(r[2])) for r in raw[4]],
         parse_changes(raw[5]) if raw[5] else [],
         raw[6] == 1,
         raw[7] == 1,
@@ -191,19 +191,22 @@ def _claimed(r: list[Any], now: int) -> Claimed:
     head, kind, value, links, trace, lost, log, first = more[0] if more else _NOTHING_MORE
     task_id, message_id, priority, tries, fn, args, made, due = plain
     try:
-        made_ms, due_ms, first_ms = int(made), int(float(due)), int(float(first or 0))
-    except (ValueError, OverflowError):  # somebody changed them in Redis
-        made_ms, due_ms, first_ms = whole(made), whole(due), whole(first)
-    return new_tuple(Claimed, (
-        task_id.decode(), message_id, priority.decode(), int(tries), fn.decode(), args, head,
-        made_ms, due_ms, kind.decode() or "immediate", value, links.decode(),
-        trace.decode(), lost.decode(), log.decode(), now, first_ms,
-    ))  # fmt: skip
+        return new_tuple(Claimed, (
+            task_id.decode(), message_id, priority.decode(), int(tries), fn.decode(), args, head,
+            int(made), int(float(due)), kind.decode() or "immediate", value, links.decode(),
+            trace.decode(), lost.decode(), log.decode(), now, int(float(first or 0)),
+        ))  # fmt: skip
+    except (ValueError, OverflowError):  # somebody changed it in Redis
+        return Claimed(
+            text(task_id), message_id, text(priority), whole(tries), text(fn), args, head,
+            whole(made), whole(due), text(kind) or "immediate", value, text(links),
+            text(trace), text(lost), text(log), now, whole(first),
+        )  # fmt: skip
 
 
 def _refused(r: list[bytes]) -> Refused:
     return Refused(
-        r[0].decode(), r[1].decode(), r[2].decode(), r[3].decode(), r[4].decode(), r[5].decode(),
-        whole(r[6]), whole(r[7]), int(r[8] or 0), whole(r[9]), r[10].decode(), r[11],
-        r[12].decode(), r[13].decode(),
+        text(r[0]), text(r[1]), text(r[2]), text(r[3]), text(r[4]), text(r[5]),
+        whole(r[6]), whole(r[7]), whole(r[8]), whole(r[9]), text(r[10]), r[11],
+        text(r[12]), text(r[13]),
     )  # fmt: skip

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from streaq.broker.keys import worker_of
-from streaq.broker.publish import whole
+from streaq.broker.publish import text, whole
 from streaq.broker.scripts import Arg, Scripts
 
 
@@ -26,7 +26,7 @@ class Seen:
 
     def text(self, name: str) -> str:
         """A field as text; empty when it is not there."""
-        return self.fields.get(name, b"").decode("utf-8", "replace")
+        return text(self.fields.get(name, b""))
 
     def number(self, name: str) -> int:
         """A field as a number; 0 when it is not there, or is none."""
@@ -104,14 +104,14 @@ def parse_snapshot(queue: str, raw: list[Any]) -> QueueSnapshot:
             (_priority(*p) for p in raw[1]),
             key=lambda p: p.priority,
         ),
-        [json.loads(w) for w in raw[2]],
+        [json.loads(text(w)) for w in raw[2]],
         [
             CronSnapshot(
-                c[0].decode(),
+                text(c[0]),
                 int(c[1]) if c[1] else None,
                 int(c[2]) if c[2] else None,
                 int(c[3]),
-                c[4].decode(),
+                text(c[4]),
             )
             for c in raw[3]
         ],
@@ -124,7 +124,7 @@ def _priority(
 ) -> PrioritySnapshot:
     enqueued, *ended = map(int, ever)
     return PrioritySnapshot(
-        name.decode(), depth, scheduled, blocked, running, int(oldest) if oldest else None,
+        text(name), depth, scheduled, blocked, running, int(oldest) if oldest else None,
         enqueued, dict(zip(ENDS, ended, strict=True)),
     )  # fmt: skip
 
@@ -146,15 +146,15 @@ class Inspector:
     async def list_ids(self, status: str, limit: int, priorities: Sequence[str]) -> list[str]:
         """Ids of tasks that are ``scheduled``, ``queued``, ``running`` or ``done``."""
         args: list[Arg] = [status, limit, *priorities]
-        return [task_id.decode() for task_id in await self._scripts("list", args)]
+        return [text(task_id) for task_id in await self._scripts("list", args)]
 
     async def standing(self, task_id: str) -> Standing:
         """Where a queued task stands. Its cost grows with the tasks before it, to a bound."""
         now, before, reserved_by, locked_by = await self._scripts(
             "standing", [task_id, COUNT_BEFORE_UP_TO]
         )
-        holder = worker_of(reserved_by.decode())
-        return Standing(int(now), before, holder, (locked_by or b"").decode())
+        holder = worker_of(text(reserved_by))
+        return Standing(int(now), before, holder, text(locked_by or b""))
 
     async def snapshot(self) -> QueueSnapshot:
         """The whole queue, in one call whose cost does not grow with its tasks."""
@@ -165,10 +165,10 @@ def _seen(task_id: str, r: list[Any]) -> Seen:
     flat = r[1]
     return Seen(
         task_id,
-        r[0].decode(),
-        {flat[i].decode(): flat[i + 1] for i in range(0, len(flat), 2)},
-        {d.decode() for d in r[2]},
-        {d.decode() for d in r[3]},
+        text(r[0]),
+        {text(flat[i]): flat[i + 1] for i in range(0, len(flat), 2)},
+        {text(d) for d in r[2]},
+        {text(d) for d in r[3]},
         int(r[4]) if r[4] else None,
         r[5],
     )

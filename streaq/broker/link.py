@@ -17,7 +17,7 @@ from streaq.broker.exchange import Exchange, Reply, Request, Reserved
 from streaq.broker.inspect import Inspector, QueueSnapshot, Seen, Standing
 from streaq.broker.keys import GROUP, Keys
 from streaq.broker.portal import Portal, current_backend
-from streaq.broker.publish import Change, Published, Publisher, parse_changes
+from streaq.broker.publish import Change, Published, Publisher, parse_changes, text
 from streaq.broker.results import Results
 from streaq.broker.scripts import Arg, Scripts
 from streaq.hooks import Dispatcher
@@ -33,7 +33,8 @@ READ_BLOCK_MS = 30_000
 class DueSchedule(NamedTuple):
     """A repeating schedule that is to be fired for ``due_ms``."""
 
-    schedule_id: str
+    schedule_id: bytes
+    """As Redis has it: a schedule that is not found by its id would be due for ever."""
     fn: str
     due_ms: int
     crontab: str
@@ -231,22 +232,21 @@ class Broker:
         return Tick(
             int(now),
             None if following == b"-1" else int(following),
-            [(m[0].decode(), m[1].decode(), m[2].decode(), int(m[3])) for m in moved],
-            [
-                DueSchedule(f[0].decode(), f[1].decode(), int(f[2]), *(x.decode() for x in f[3:]))
-                for f in fire
-            ],
+            [(text(m[0]), text(m[1]), text(m[2]), int(m[3])) for m in moved],
+            [DueSchedule(f[0], text(f[1]), int(f[2]), *map(text, f[3:])) for f in fire],
         )
 
     async def hasten(self, priorities: Sequence[str]) -> int:
         """Make every task that is due later due now; how many there were."""
         return int(await self._call("hasten", [len(priorities), *priorities]))
 
-    async def fire(self, schedule_id: str, due_ms: int, next_ms: int | None, made: str) -> str:
+    async def fire(
+        self, schedule_id: str | bytes, due_ms: int, next_ms: int | None, made: str
+    ) -> str:
         """One firing of a repeating schedule; the id of the task, or empty."""
         following = "" if next_ms is None else next_ms
         _, task_id = await self._call("fire", [schedule_id, due_ms, following, made])
-        return task_id.decode()
+        return text(task_id)
 
     async def cron(self, firing: CronFiring) -> CronState:
         """Register or fire a cron job of the code."""
@@ -327,7 +327,7 @@ def _reserved(raw: Any, streams: dict[str, str]) -> list[Reserved]:
         priority = streams[stream.decode()]
         for message_id, fields in messages:
             task_id = fields[b"id"] if isinstance(fields, dict) else fields[1]
-            found.append(Reserved(task_id.decode(), message_id, priority))
+            found.append(Reserved(text(task_id), message_id, priority))
     return found
 
 

@@ -43,12 +43,19 @@ def whole(raw: bytes) -> int:
         return 0
 
 
+def text(raw: bytes) -> str:
+    """A text as Redis holds it. What is no UTF-8 in it is replaced: the script that told it has
+    committed, so whoever cannot read its answer knows nothing of what it did.
+    """
+    return raw.decode("utf-8", "replace")
+
+
 def parse_changes(raw: list[list[bytes]]) -> list[Change]:
     """Read the events that ``_finish.lua`` tells."""
     return [
         Change(
-            r[0].decode(), r[1].decode(), r[2].decode(), r[3].decode(), r[4].decode(),
-            whole(r[5]), whole(r[6]), r[7].decode(), r[8], r[9].decode(),
+            text(r[0]), text(r[1]), text(r[2]), text(r[3]), text(r[4]),
+            whole(r[5]), whole(r[6]), text(r[7]), r[8], text(r[9]),
         )
         for r in raw
     ]  # fmt: skip

@@ -19,6 +19,7 @@ import anyio
 from streaq.broker.connection import Backoff
 from streaq.broker.errors import RedisError
 from streaq.broker.link import CronFiring
+from streaq.broker.publish import text
 from streaq.engine.cron import Crontab
 from streaq.engine.wake import Wake
 from streaq.hooks import Cron, Due, Enqueue, Publish
@@ -124,7 +125,8 @@ class Scheduler:
         """One firing of ``start(schedule="...")``: the one that is due, and none for those that
         passed while nobody looked.
         """
-        schedule_id, fn, due_ms, expression, tz, priority = schedule
+        raw_id, fn, due_ms, expression, tz, priority = schedule
+        schedule_id = text(raw_id)
         next_ms: int | None = None
         missed = 0
         try:
@@ -134,7 +136,7 @@ class Scheduler:
         except StreaqError as e:
             logger.error("schedule %s is dropped: %s", schedule_id, e)  # noqa: TRY400 - one line
         task_id = uuid5(NAMESPACE_URL, f"streaq:{schedule_id}:{due_ms}").hex
-        made = await self._broker.fire(schedule_id, due_ms, next_ms, task_id)
+        made = await self._broker.fire(raw_id, due_ms, next_ms, task_id)
         if made:
             self._tell(Cron(
                 self._settings.queue, fn, made, due_ms, next_ms or 0, missed,

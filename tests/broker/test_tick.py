@@ -105,7 +105,7 @@ async def test_due_schedules_are_told_and_left_to_be_fired(bench: Bench) -> None
     for _ in range(2):
         tick = await bench.broker.tick(10, ["default"])
         assert tick.schedules == [
-            ("s", "work", 1_000, "0 9 * * mon", "Europe/Berlin", "default"),
+            (b"s", "work", 1_000, "0 9 * * mon", "Europe/Berlin", "default"),
         ]
 
 

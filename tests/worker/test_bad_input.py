@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import redis
 
-from streaq import StreaqError, StreaqRetry, Worker
+from streaq import Hook, StreaqError, StreaqRetry, TaskStatus, Worker
 from streaq.broker.keys import Keys
+from streaq.hooks import Ending
 from streaq.task import AsyncRegisteredTask
-from tests.support import MakeWorker, running
+from tests.support import MakeWorker, bring_forward, running, until
 
 pytestmark = pytest.mark.anyio
 
@@ -441,3 +442,95 @@ async def test_an_error_that_says_what_cannot_be_encoded(worker: Worker[Any], ho
     assert type(result.exception) is (ValueError if how == "fail" else StreaqRetry)
     assert result.tries == (1 if how == "fail" else 2)
     assert "is no text" in str(result.exception)
+
+
+# ------------------------------------------------------------------- what is no UTF-8
+
+BAD = b"\xff\xfe bad"
+SHOWN = "\ufffd\ufffd bad"
+
+
+class Refusals(Hook):
+    def __init__(self) -> None:
+        self.told: list[tuple[str, str]] = []
+
+    def on_refuse(self, e: Ending) -> None:
+        self.told.append((e.attempt.task, e.reason))
+
+
+@pytest.mark.parametrize("how", ["queued", "scheduled", "repeating"])
+async def test_a_name_that_is_no_text_is_refused_and_stops_no_worker(
+    make_worker: MakeWorker, redis_client: redis.Redis, queue: str, how: str
+) -> None:
+    hook, keys = Refusals(), Keys(queue)
+    worker = make_worker(hooks=[hook])
+
+    @worker.task(name="work")
+    async def work() -> str:
+        return "done"
+
+    start: dict[str, Any] = {
+        "queued": {}, "scheduled": {"delay": 60}, "repeating": {"schedule": "@yearly"},
+    }[how]  # fmt: skip
+    async with worker:
+        changed = await work.enqueue().start(**start)
+        key = f"{keys.base}schedule:{changed.id}" if how == "repeating" else keys.task(changed.id)
+        redis_client.hset(key, "fn", BAD)
+        async with running(worker):
+            bring_forward(redis_client, queue)
+            result = await changed.result(5)
+            assert (await (await work.enqueue()).result(5)).result == "done"
+            await changed.unschedule()
+    assert str(result.exception).endswith(f"is registered with the worker: {SHOWN}.")
+    assert result.fn_name == SHOWN
+    assert hook.told == [(SHOWN, "unknown")]
+    assert worker.counters == {"completed": 1, "failed": 1}
+
+
+@pytest.mark.parametrize("field", ["kind", "links", "trace", "log", "head", "try", "first"])
+async def test_a_field_that_is_no_text_stops_no_worker(
+    worker: Worker[Any], step: Step, redis_client: redis.Redis, queue: str, field: str
+) -> None:
+    async with worker:
+        changed = await step.enqueue(1)
+        redis_client.hset(Keys(queue).task(changed.id), mapping={"kind": "retry", field: BAD})
+        async with running(worker):
+            await until(lambda: worker.counters.get("completed") == 1)
+            assert (await (await step.enqueue(2)).result(5)).result == 2
+
+
+async def test_a_schedule_whose_id_is_no_text_is_dropped(
+    worker: Worker[Any], step: Step, redis_client: redis.Redis, queue: str
+) -> None:
+    schedules = f"{Keys(queue).base}schedules"
+    redis_client.zadd(schedules, {BAD: 1})
+    async with worker, running(worker):
+        await until(lambda: not redis_client.exists(schedules))
+        assert (await (await step.enqueue(1)).result(5)).result == 1
+
+
+async def test_names_that_are_no_text_can_be_looked_at(
+    worker: Worker[Any], step: Step, redis_client: redis.Redis, queue: str
+) -> None:
+    keys = Keys(queue)
+    async with worker:
+        changed = await step.enqueue(1)
+        follows = await step.enqueue(2).start(after=changed.id)
+        for task in (changed, follows):
+            redis_client.hset(keys.task(task.id), mapping={"fn": BAD, BAD: BAD, "head": BAD})
+        redis_client.hset(f"{keys.base}dependents:{changed.id}", BAD, "after")
+        job = f"{keys.base}cron:".encode() + BAD
+        redis_client.hset(job, "tab", BAD)
+        redis_client.zadd(f"{keys.base}crons", {BAD: 1})
+        info, history = await changed.info(), await worker.history_by_id(changed.id)
+        assert info is not None
+        assert history is not None
+        assert info.fn_name == history.fn_name == SHOWN
+        assert info.dependents == {follows.id, SHOWN}
+        assert SHOWN in await worker.explain_by_id(follows.id)
+        listed = await worker.get_tasks_by_status(TaskStatus.QUEUED)
+        assert [task.task_id for task in listed] == [changed.id]
+        assert await worker.queue_size() == 1
+        assert await changed.abort()
+        assert not (await follows.result(3)).success
+        redis_client.delete(job, f"{keys.base}crons")
