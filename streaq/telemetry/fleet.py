@@ -138,6 +138,8 @@ class _ProcessSums:
     def __init__(self, pids: Callable[[], list[int]]) -> None:
         self._pids = pids
         self._started_s = time.time()
+        self._lock = threading.Lock()
+        self._cpu_s = 0.0
 
     def describe(self) -> Iterator[Metric]:
         """What is collected, without values."""
@@ -145,7 +147,7 @@ class _ProcessSums:
 
     def collect(self) -> list[Metric]:
         """Called by the registry at each scrape."""
-        # Before those that live: whoever ends in between is counted a scrape late, never twice.
+        # Before those that live: who ends in between is counted a scrape late, never twice.
         reaped = resource.getrusage(resource.RUSAGE_CHILDREN)
         found = [self._of(pid) for pid in (getpid(), *self._pids())]
         families: list[Metric] = [
@@ -156,11 +158,12 @@ class _ProcessSums:
             )
             for name, what in _GAUGES.items()
         ]
-        cpu = sum(values.get("process_cpu_seconds_total", 0.0) for values in found)
-        cpu += reaped.ru_utime + reaped.ru_stime
+        cpu_s = sum(values.get("process_cpu_seconds_total", 0.0) for values in found)
         families.append(
             CounterMetricFamily(
-                "process_cpu_seconds_total", "CPU time used, all processes together.", cpu
+                "process_cpu_seconds_total",
+                "CPU time used, all processes together.",
+                self._most(cpu_s + reaped.ru_utime + reaped.ru_stime),
             )
         )
         families.append(
@@ -171,6 +174,12 @@ class _ProcessSums:
             )
         )
         return families
+
+    def _most(self, cpu_s: float) -> float:
+        """What was told before, while it is more: a child that died during a scrape is missing."""
+        with self._lock:
+            self._cpu_s = max(self._cpu_s, cpu_s)
+            return self._cpu_s
 
     @staticmethod
     def _of(pid: int) -> dict[str, float]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from streaq.engine.health import Health, Limits
-from streaq.telemetry.fleet import Fleet, Member
+from streaq.telemetry.fleet import Fleet, Member, _ProcessSums
 
 CHILD = """
 import sys
@@ -152,6 +152,39 @@ def test_cpu_never_goes_backwards_when_a_child_dies(fleet: Fleet) -> None:
         after = samples(fleet)
     assert after["process_cpu_seconds_total"] >= before["process_cpu_seconds_total"] > 0.1
     assert after["process_resident_memory_bytes"] < before["process_resident_memory_bytes"]
+
+
+def test_cpu_does_not_go_backwards_when_a_child_is_reaped_during_a_scrape() -> None:
+    code = "import time\nwhile time.process_time() < 0.5: pass\nprint(flush=True)\ninput()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        ends = False
+
+        def pids() -> list[int]:
+            """Asked for once what was reaped is known, and before the living are looked at."""
+            if ends:
+                child.kill()
+                child.wait()
+            return [child.pid]
+
+        sums = _ProcessSums(pids)
+        before = cpu_of(sums)
+        ends = True
+        during, after = cpu_of(sums), cpu_of(sums)
+    assert 0.5 <= before <= during <= after
+
+
+def cpu_of(sums: _ProcessSums) -> float:
+    [value] = [
+        sample.value
+        for family in sums.collect()
+        for sample in family.samples
+        if sample.name == "process_cpu_seconds_total"
+    ]
+    return value
 
 
 def test_nothing_is_left_open(fleet: Fleet) -> None:
