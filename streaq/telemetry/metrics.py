@@ -139,8 +139,6 @@ class MetricsHook(Hook):
         self._task_name = Capped(max_task_names, "task")
         self._exception_name = Capped(max_exception_names, "exception")
         self._concurrency = 0
-        # Shown as the worker's health has it at the scrape (see ``blocks_of``).
-        store.allocate(names.WORKER_OLDEST_RUNNING, (queue,))
 
     def _row(self, task: str, priority: str) -> Row:
         row = self._rows.get((task, priority))
@@ -314,6 +312,9 @@ class MetricsHook(Hook):
         """Say how much the worker can do at once."""
         if not self._concurrency:
             self._concurrency = self._store.allocate(names.WORKER_CONCURRENCY, (self._queue,))
+            # Shown as the worker's health has them at the scrape (see ``blocks_of``). One that only
+            # enqueues has none, though it may share its store with one that runs.
+            self._store.allocate(names.WORKER_OLDEST_RUNNING, (self._queue,))
             self._store.allocate(names.EVENT_LOOP_LAG, (self._queue,))
         self._cells[self._concurrency] = e.concurrency
 

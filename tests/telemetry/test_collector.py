@@ -10,9 +10,11 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.parser import text_string_to_metric_families
 
 from streaq.engine.health import Health
+from streaq.hooks import WorkerEvent
 from streaq.telemetry import names
 from streaq.telemetry.cells import Block, Exemplar, LocalStore
 from streaq.telemetry.collector import Sums, blocks_of, collector_for
+from streaq.telemetry.metrics import MetricsHook
 from streaq.telemetry.names import Metric
 
 ROW = ("shop", "charge", "normal")
@@ -171,6 +173,21 @@ def test_loop_lag_is_read_when_scraped_and_only_of_a_running_worker() -> None:
     now = 102.0
     [found] = blocks_of(store, health)
     assert found.values == (1.5,)
+
+
+def test_a_worker_that_only_enqueues_has_nothing_that_runs() -> None:
+    """In `streaq run` all workers of a process count in one store, with one health record."""
+    health = Health()
+    store = LocalStore()
+    runs, _enqueues = MetricsHook(store, "shop"), MetricsHook(store, "mail")
+    runs.on_worker_start(WorkerEvent("shop", "w", 4, (), (), "", "asyncio"))
+    health.ready(4)
+    health.holds(1, 1_700_000_000_500)
+    assert {(b.metric.name, b.labels) for b in blocks_of(store, health)} == {
+        ("streaq_worker_concurrency", ("shop",)),
+        ("streaq_event_loop_lag_seconds", ("shop",)),
+        ("streaq_worker_oldest_running_start_timestamp_seconds", ("shop",)),
+    }
 
 
 def test_the_oldest_that_runs_is_read_when_scraped() -> None:
