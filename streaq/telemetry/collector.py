@@ -1,7 +1,8 @@
 """From numbers to metric families: adds up every store of the process, once per scrape.
 
 There is one collector per Prometheus registry, however many workers a process has. Counters of a
-worker that is gone stay in the sums, so that they never go backwards; its gauges do not.
+worker that is gone stay in the sums, so that they never go backwards; its gauges do not. Names are
+capped once more, for all of them together.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from prometheus_client.core import Exemplar as OpenMetricsExemplar
 from streaq.engine.health import Health
 from streaq.telemetry import names
 from streaq.telemetry.cells import Block, Exemplar, Store
+from streaq.telemetry.fold import Fold
 from streaq.telemetry.names import Metric
 
 Family: TypeAlias = "CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily"
@@ -141,6 +143,7 @@ class Collector:
     """What the registry calls at each scrape. Use ``collector_for(registry)``."""
 
     def __init__(self) -> None:
+        self.fold = Fold()
         self._lock = threading.Lock()
         self._sources: dict[object, Source] = {}
         self._dead: deque[object] = deque()
@@ -174,7 +177,7 @@ class Collector:
     def _bury(self) -> None:
         while self._dead:
             source = self._sources.pop(self._dead.popleft(), tuple)
-            self._gone.add(retained(source()))
+            self._gone.add(self.fold(retained(source())))
 
     def describe(self) -> Iterator[Family]:
         """The names, so that the registry can refuse to have them twice."""
@@ -189,7 +192,7 @@ class Collector:
             sums.add(self._gone.blocks())
         sums.add([build_info()])
         for source in sources:
-            sums.add(source())
+            sums.add(self.fold(source()))
         return sums.families()
 
 

@@ -15,7 +15,7 @@ from streaq.telemetry.collector import blocks_of, collector_for
 from streaq.telemetry.context import ContextHook
 from streaq.telemetry.environment import tell_of_ignored
 from streaq.telemetry.logs import LogRules, LogsHook
-from streaq.telemetry.metrics import MetricsHook
+from streaq.telemetry.metrics import MAX_EXCEPTION_NAMES, MAX_TASK_NAMES, MetricsHook
 from streaq.telemetry.propagation import Propagation, Rules
 from streaq.telemetry.scope import ScopeHook
 from streaq.telemetry.shared import inherited_store
@@ -43,7 +43,8 @@ class Telemetry:
         its own all the same: of the tasks that this process enqueues, and of its retries.
     :param link_batches_over: number of tasks in one call beyond which they do.
     :param create_spans: one ``create`` span for each task of a batch, beside the call's ``send``.
-    :param max_task_names: task names with series of their own; the rest is ``__other__``.
+    :param max_task_names: task names of a queue with series of their own, in each process and on
+        each page of metrics; the rest is ``__other__``.
     :param max_exception_names: the same for exception classes.
     :param registry: where the metrics appear; Prometheus' default registry by default.
     :param tracer_provider: instead of the process' global one.
@@ -69,8 +70,8 @@ class Telemetry:
     link_after: timedelta | float = 60
     link_batches_over: int = 100
     create_spans: bool = False
-    max_task_names: int = 200
-    max_exception_names: int = 100
+    max_task_names: int = MAX_TASK_NAMES
+    max_exception_names: int = MAX_EXCEPTION_NAMES
     registry: CollectorRegistry | None = None
     tracer_provider: TracerProvider | None = None
     meter_provider: MeterProvider | None = None
@@ -144,10 +145,14 @@ class Telemetry:
             max_task_names=self.max_task_names,
             max_exception_names=self.max_exception_names,
         )
+        collector = collector_for(registry)
+        collector.fold.allow(
+            max_task_names=self.max_task_names, max_exception_names=self.max_exception_names
+        )
         if inherited is not None:  # what all workers of this process count in, and once shown
-            collector_for(registry).add_once(inherited, partial(blocks_of, inherited))
+            collector.add_once(inherited, partial(blocks_of, inherited))
         else:
-            collector_for(registry).add(lambda: blocks_of(store, health), owner=hook)
+            collector.add(lambda: blocks_of(store, health), owner=hook)
         return hook
 
 

@@ -20,6 +20,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from streaq.engine.health import Health, Limits
 from streaq.telemetry.cells import Block
 from streaq.telemetry.collector import blocks_of, collector_for
+from streaq.telemetry.metrics import MAX_EXCEPTION_NAMES, MAX_TASK_NAMES
 from streaq.telemetry.serve import reader_of, serve_queue
 from streaq.telemetry.server import HealthChecks, Server, start_server
 from streaq.telemetry.shared import STORE_VARIABLE, SharedStore
@@ -85,6 +86,11 @@ class Fleet:
         self._members: dict[Member, Callable[[], object]] = {}
         self._lock = threading.Lock()
         self._collector = collector_for(self.registry)
+        telemetry = worker.telemetry if worker is not None else None
+        self._collector.fold.allow(
+            max_task_names=getattr(telemetry, "max_task_names", MAX_TASK_NAMES),
+            max_exception_names=getattr(telemetry, "max_exception_names", MAX_EXCEPTION_NAMES),
+        )
         self.registry.register(_ProcessSums(self._pids))
 
     def join(self) -> Member:

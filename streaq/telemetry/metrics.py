@@ -38,6 +38,8 @@ logger = logging.getLogger("streaq")
 
 EXEMPLAR_EVERY_MS = 1000
 """An exemplar stays at least this long before a newer one takes its place."""
+MAX_TASK_NAMES = 200
+MAX_EXCEPTION_NAMES = 100
 _TASK_SUM = len(TASK_BUCKETS) + 1
 _REDIS_SUM = len(REDIS_BUCKETS) + 1
 
@@ -79,9 +81,16 @@ class Capped:
         self._known: set[str] = set()
         self._told = False
 
+    def allow(self, most: int) -> None:
+        """Raise the cap. Once a name was left out it stays as it is: that name's count would go
+        from ``__other__`` to a series of its own, and a counter backwards.
+        """
+        if not self._told:
+            self._most = max(self._most, most)
+
     def __call__(self, name: str) -> str:
         """The label value for this name."""
-        if name in self._known:
+        if name in self._known or name == OTHER:
             return name
         if len(self._known) < self._most:
             self._known.add(name)
@@ -126,8 +135,8 @@ class MetricsHook(Hook):
         store: Store,
         queue: str,
         *,
-        max_task_names: int = 200,
-        max_exception_names: int = 100,
+        max_task_names: int = MAX_TASK_NAMES,
+        max_exception_names: int = MAX_EXCEPTION_NAMES,
     ) -> None:
         self._store = store
         self._cells = store.cells
