@@ -8,6 +8,7 @@ JSON line per series), the cells; behind the numbers of a histogram follow its e
 from __future__ import annotations
 
 import json
+import logging
 import mmap
 import os
 import struct
@@ -37,6 +38,10 @@ STORE_VARIABLE = "STREAQ_TELEMETRY_STORE"
 """Environment variable by which a parent tells its child, and nobody below it, where to count:
 ``<file descriptor>:<process id of the parent>``."""
 
+logger = logging.getLogger("streaq")
+
+_LINE = 4
+"""Elements of a directory line that this version knows; a later one may write more."""
 _COUNTS = struct.Struct("=QQ")
 _EXEMPLAR = struct.Struct("=16sdd")
 _EXEMPLAR_CELLS = _EXEMPLAR.size // CELL_BYTES
@@ -90,8 +95,9 @@ class SharedStore:
         exemplars = (width_of(metric) - 1) * _EXEMPLAR_CELLS
         with self._lock:
             written, used = self._counts()
-            line = json.dumps([metric.name, labels, used]).encode() + b"\n"
-            end = used + width_of(metric) + exemplars
+            width = width_of(metric)
+            line = json.dumps([metric.name, labels, used, width]).encode() + b"\n"
+            end = used + width + exemplars
             if written + len(line) > DIRECTORY_BYTES or end > len(self._view):
                 self._warn()
                 return _WASTE
@@ -118,8 +124,12 @@ class SharedStore:
             lines = bytes(self._all[self._read : written]).splitlines()
             self._read = written
             for line in lines:
-                name, labels, offset = json.loads(line)
-                self._places.append((METRIC_BY_NAME[name], tuple(labels), offset))
+                name, labels, offset, width = json.loads(line)[:_LINE]
+                metric = METRIC_BY_NAME.get(name)
+                if metric and (len(metric.labels), width_of(metric)) == (len(labels), width):
+                    self._places.append((metric, tuple(labels), offset))
+                else:
+                    _tell_of_stranger(name)
             return list(self._places)
 
     def _exemplars(self, cell: int, buckets: int) -> dict[int, Exemplar]:
@@ -143,6 +153,14 @@ class SharedStore:
                 RuntimeWarning,
                 stacklevel=4,
             )
+
+
+@cache
+def _tell_of_stranger(name: str) -> None:
+    """A child that began after an upgrade may count what its parent has no name for: the rest of
+    what it counts is shown all the same.
+    """
+    logger.warning("a worker process counts %s otherwise than this one: restart both", name)
 
 
 @cache

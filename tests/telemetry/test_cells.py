@@ -7,15 +7,18 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from streaq.telemetry import names, shared
-from streaq.telemetry.cells import HEALTH_CELLS, LocalStore, Store, width_of
+from streaq.telemetry.cells import HEALTH_CELLS, Block, LocalStore, Store, width_of
+from streaq.telemetry.fleet import Fleet
 from streaq.telemetry.shared import STORE_VARIABLE, SharedStore
 
 LABELS = ("shop", "charge", "normal")
+INVENTED = replace(names.TASKS_STARTED, name="streaq_tasks_invented_total")
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 
 
@@ -110,6 +113,30 @@ def test_a_store_is_not_taken_over_by_grandchildren(monkeypatch: pytest.MonkeyPa
     shared.inherited_store.cache_clear()
     assert shared.inherited_store() is None
     shared.inherited_store.cache_clear()
+    store.close()
+
+
+def test_a_child_of_another_version_is_shown_as_far_as_it_is_understood(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """After an upgrade a child is started again, and the parent is as it was."""
+    store = SharedStore.create()
+    more_buckets = (*names.TASK_BUCKETS, 3600.0)
+    for metric, labels in (
+        (INVENTED, LABELS),
+        (replace(names.TASKS_RETRIED, labels=("queue",)), ("shop",)),
+        (replace(names.TASK_QUEUE_WAIT, buckets=more_buckets), LABELS),
+        (names.TASKS_STARTED, LABELS),
+    ):
+        place = store.allocate(metric, labels)
+        store.cells[place] += 3
+    for _ in range(2):
+        assert list(store.blocks()) == [Block(names.TASKS_STARTED, LABELS, (3.0,), {})]
+    fleet = Fleet()
+    member = fleet.join()
+    member.store.allocate(INVENTED, LABELS)
+    fleet.leave(member)
+    assert len(caplog.records) == 3
     store.close()
 
 
