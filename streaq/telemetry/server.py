@@ -188,6 +188,8 @@ def start_server(
     class Http(ThreadingHTTPServer):
         address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         daemon_threads = True
+        # More than this many connections at a time wait for a second or more, probes too.
+        request_queue_size = 128
 
         def server_bind(self) -> None:
             """Without HTTPServer's look-up of the host's name, which can take many seconds."""

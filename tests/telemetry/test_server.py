@@ -308,6 +308,11 @@ def test_a_slow_client_holds_up_nobody(bench: Bench, capfd: pytest.CaptureFixtur
     assert capfd.readouterr().err == ""
 
 
+def test_many_may_knock_at_once(bench: Bench) -> None:
+    """Those that find no room try again a second later, which is too late for a probe."""
+    assert bench.server._http.request_queue_size == 128
+
+
 def test_a_collector_that_raises_is_told_once_and_as_500(
     bench: Bench, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
