@@ -109,6 +109,12 @@ def prometheus(folder: Path, ports: list[int]) -> Iterator[Prometheus]:
         yield asked
 
 
+def documented_balance() -> str:
+    """The query that docs/telemetry.md has for it."""
+    text = (ROOT / "docs" / "telemetry.md").read_text("utf-8")
+    return text.partition("# nothing is lost: always 0\n")[2].partition("```")[0].strip()
+
+
 def wait_for(condition: Callable[[], Any], seconds: float = 20) -> Any:
     """What ``condition`` gives, once it gives something."""
     deadline = time.monotonic() + seconds

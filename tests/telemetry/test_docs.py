@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from streaq.telemetry import names
+from tests.telemetry.plant import documented_balance, need
 from tools import telemetry_docs
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -53,3 +56,35 @@ def test_the_counts_on_the_page_about_cardinality() -> None:
     assert f"queue and priority there are {series} series" in text
     operation = len(names.REDIS_BUCKETS) + 3 + 1
     assert f"per Redis operation {operation}" in text
+
+
+def test_the_balance_of_several_queues_on_several_instances(tmp_path: Path) -> None:
+    """`orders` of one instance has lost two tasks, `mail` of two none, though it has some left."""
+    series: list[dict[str, str]] = []
+    for queue, instance, enqueued, finished, depth in (
+        ("orders", "a", 100, 98, 0), ("mail", "b", 50, 20, 30), ("mail", "c", 50, 20, 30),
+    ):  # fmt: skip
+        labels = f'instance="{instance}",queue="{queue}",priority="p"'
+        counts = {"enqueued_total": enqueued, "depth": depth, "scheduled": 0, "blocked": 0}
+        series += [
+            {"series": f"streaq_queue_{name}{{{labels}}}", "values": f"{value}x4"}
+            for name, value in {**counts, "running": 0}.items()
+        ]
+        series += [
+            {"series": f'streaq_queue_finished_total{{{labels},status="{status}"}}', "values": many}
+            for status, many in (("success", f"{finished}x4"), ("failed", "0x4"))
+        ]
+    expected = [
+        {"labels": f'{{queue="{queue}"}}', "value": lost}
+        for queue, lost in (("mail", 0), ("orders", 2))
+    ]
+    check = {
+        "expr": documented_balance(), "eval_time": "30s", "exp_samples": expected,
+    }  # fmt: skip
+    test = {"interval": "15s", "input_series": series, "promql_expr_test": [check]}
+    path = tmp_path / "balance.test.yml"
+    path.write_text(json.dumps({"evaluation_interval": "15s", "tests": [test]}), "utf-8")
+    done = subprocess.run(
+        [need("promtool"), "test", "rules", path], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -19,7 +19,15 @@ import redis
 from streaq import TaskStatus
 from streaq.telemetry import names
 from tests.servers import free_port
-from tests.telemetry.plant import Plant, Prometheus, need, process, prometheus, wait_for
+from tests.telemetry.plant import (
+    Plant,
+    Prometheus,
+    documented_balance,
+    need,
+    process,
+    prometheus,
+    wait_for,
+)
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]
 
@@ -323,13 +331,7 @@ def assert_every_metric_is_there(ask: Prometheus) -> None:
 
 def assert_conservation(ask: Prometheus) -> None:
     """What came in has ended or is still there, by the queue's own counts, at any scrape."""
-    balance = (
-        "max(sum by (instance) (streaq_queue_enqueued_total))"
-        " - max(sum by (instance) (streaq_queue_finished_total))"
-        " - max(sum by (instance) (streaq_queue_depth + streaq_queue_scheduled"
-        " + streaq_queue_blocked + streaq_queue_running))"
-    )
-    assert ask.rows(balance)[0][1] == 0
+    assert [value for _, value in ask.rows(documented_balance())] == [0]
     enqueued = ask.sum("streaq_queue_enqueued_total")
     assert enqueued >= sum(totals(ask, "streaq_tasks_enqueued_total", "task").values())
 
