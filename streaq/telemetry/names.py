@@ -292,7 +292,7 @@ QUEUE_FINISHED = Metric(
 CRON_LAST_SUCCESS = Metric(
     "streaq_cron_last_success_timestamp_seconds",
     "gauge",
-    "Unix time at which the schedule's task last succeeded; absent until it has.",
+    "Unix time at which a cron job of the code last succeeded; absent until it has.",
     (QUEUE, TASK),
     unit="seconds",
     scope="queue",
@@ -301,7 +301,7 @@ CRON_LAST_SUCCESS = Metric(
 CRON_NEXT_RUN = Metric(
     "streaq_cron_next_run_timestamp_seconds",
     "gauge",
-    "Unix time of the schedule's next firing; absent when there is none.",
+    "Unix time of the next firing of a cron job of the code; absent when there is none.",
     (QUEUE, TASK),
     unit="seconds",
     scope="queue",
@@ -310,7 +310,7 @@ CRON_NEXT_RUN = Metric(
 CRON_MISSED = Metric(
     "streaq_cron_missed_total",
     "counter",
-    "Firings of the schedule that passed with no worker alive and were not run.",
+    "Firings of a cron job of the code that passed with no worker alive and were not run.",
     (QUEUE, TASK),
     scope="queue",
     merge="max",
