@@ -10,7 +10,7 @@ from prometheus_client import REGISTRY, CollectorRegistry
 
 from streaq.telemetry.collector import collector_for
 from streaq.telemetry.serve import reader_of
-from streaq.telemetry.server import metrics_answer
+from streaq.telemetry.server import metrics_answer, packed
 
 if TYPE_CHECKING:
     from streaq.worker import Worker
@@ -38,6 +38,10 @@ def metrics_app(
     """
     served = registry or getattr(worker and worker.telemetry, "registry", None) or REGISTRY
 
+    def page(asked: dict[str, str]) -> tuple[dict[str, str], bytes]:
+        answer = metrics_answer(served, asked.get("accept", ""))
+        return packed(answer, asked.get("accept-encoding", ""))
+
     async def app(
         scope: Message,
         _receive: Callable[[], Awaitable[Message]],
@@ -45,15 +49,15 @@ def metrics_app(
     ) -> None:
         if scope["type"] != "http":
             raise RuntimeError(f"metrics_app answers HTTP, not {scope['type']}")
-        accept = dict(scope["headers"]).get(b"accept", b"").decode("latin-1")
+        asked = {name.decode("latin-1"): v.decode("latin-1") for name, v in scope["headers"]}
         # In a thread: reading the queue waits for Redis.
-        answer = await anyio.to_thread.run_sync(metrics_answer, served, accept)
-        headers = [
-            (b"content-type", answer.content_type.encode("latin-1")),
-            (b"content-length", str(len(answer.body)).encode()),
-        ]
-        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        await send({"type": "http.response.body", "body": answer.body})
+        told, body = await anyio.to_thread.run_sync(page, asked)
+        headers = [(k.lower().encode("latin-1"), v.encode("latin-1")) for k, v in told.items()]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({
+            "type": "http.response.body",
+            "body": b"" if scope.get("method") == "HEAD" else body,
+        })  # fmt: skip
 
     if worker is not None:
         collector_for(served).add(reader_of(worker).blocks, owner=app)

@@ -7,7 +7,9 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from prometheus_client import REGISTRY, CollectorRegistry
 
@@ -47,9 +49,21 @@ class SnapshotCall:
         return parse_snapshot(self._keys.queue, raw)
 
 
+_readers: WeakKeyDictionary[Worker[Any], QueueReader] = WeakKeyDictionary()
+_readers_lock = threading.Lock()
+
+
 def reader_of(worker: Worker[Any]) -> QueueReader:
-    """Reads the queue of ``worker``, on a connection of its own."""
-    return QueueReader(SnapshotCall(worker.connector, worker.queue_name))
+    """Reads the queue of ``worker``, on a connection of its own: the same for all who ask, so that
+    a scrape is one call however many pages show the queue.
+    """
+    with _readers_lock:
+        found = _readers.get(worker)
+        if found is None:
+            found = _readers[worker] = QueueReader(
+                SnapshotCall(worker.connector, worker.queue_name)
+            )
+        return found
 
 
 def serve_queue(registry: CollectorRegistry, reader: QueueReader) -> Callable[[], object]:

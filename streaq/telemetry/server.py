@@ -46,6 +46,16 @@ def metrics_answer(registry: CollectorRegistry, accept: str) -> Answer:
     return Answer(200, content_type, encode(registry))
 
 
+def packed(answer: Answer, accept_encoding: str) -> tuple[dict[str, str], bytes]:
+    """Headers and body, by gzip for those who accept it: metrics get ten times smaller."""
+    headers, body = {"Content-Type": answer.content_type}, answer.body
+    if "gzip" in accept_encoding:
+        body = gzip.compress(body, compresslevel=1)
+        headers["Content-Encoding"] = "gzip"
+    headers["Content-Length"] = str(len(body))
+    return headers, body
+
+
 def check_answer(check: Check) -> Answer:
     """200 and ``ok``, or 503 and the reasons."""
     problems = check()
@@ -169,13 +179,10 @@ def start_server(
 
         def do_GET(self) -> None:
             answer = _answer(registry, checks, self.path, self.headers.get("Accept", ""))
-            body = answer.body
+            headers, body = packed(answer, self.headers.get("Accept-Encoding", ""))
             self.send_response(answer.status)
-            if "gzip" in self.headers.get("Accept-Encoding", ""):
-                body = gzip.compress(body, compresslevel=1)
-                self.send_header("Content-Encoding", "gzip")
-            self.send_header("Content-Type", answer.content_type)
-            self.send_header("Content-Length", str(len(body)))
+            for name, value in headers.items():
+                self.send_header(name, value)
             self.end_headers()
             if self.command != "HEAD":
                 self.wfile.write(body)

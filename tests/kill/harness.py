@@ -17,7 +17,8 @@ from streaq import Worker
 from streaq.broker.keys import STAY, Keys
 from streaq.task import Task, TaskResult
 from streaq.telemetry import names
-from streaq.telemetry.serve import reader_of
+from streaq.telemetry.queue_metrics import QueueReader
+from streaq.telemetry.serve import SnapshotCall
 
 ROOT = Path(__file__).parents[2]
 
@@ -109,11 +110,16 @@ class Books(NamedTuple):
         return self.enqueued - sum(self.finished.values()) - self.live
 
 
+def fresh_reader(worker: Worker[Any]) -> QueueReader:
+    """One that has not seen the queue before: the worker's own keeps what it saw for a second."""
+    return QueueReader(SnapshotCall(worker.connector, worker.queue_name))
+
+
 def books(fleet: Fleet) -> Books:
     """One scrape."""
     read: defaultdict[str, float] = defaultdict(float)
     finished: defaultdict[str, float] = defaultdict(float)
-    for block in reader_of(fleet.producer).blocks():
+    for block in fresh_reader(fleet.producer).blocks():
         read[block.metric.name] += block.values[0]
         if block.metric is names.QUEUE_FINISHED:
             finished[block.labels[-1]] += block.values[0]
