@@ -39,7 +39,7 @@ def exporter(
         _look_first(worker)
         server = serve_queue_only(worker, host=metrics_host, port=metrics_port)
         try:
-            screen().print(f"serving http://{metrics_host}:{server.port}/metrics", markup=False)
+            screen().print(f"serving {server.url}/metrics", markup=False)
             signal.sigwait(stop)
         finally:
             server.close()

@@ -99,7 +99,7 @@ def _supervise(
             fleet = Fleet(worker, expected=0 if order.burst else workers)
             server = fleet.serve(host=serve_at[0], port=serve_at[1])
             stack.callback(server.close)
-            logger.info("serving http://%s:%d/metrics", serve_at[0], server.port)
+            logger.info("serving %s/metrics", server.url)
         parent = Parent(order, workers, fleet=fleet, reload=reload, renew=worker is None)
         if reload:
             stack.enter_context(_watching(parent))

@@ -130,8 +130,9 @@ class HealthChecks:
 class Server:
     """Serves until closed. Make one with ``start_server``."""
 
-    def __init__(self, http: ThreadingHTTPServer) -> None:
+    def __init__(self, http: ThreadingHTTPServer, host: str) -> None:
         self._http = http
+        self._host = host
         self._closers: list[Callable[[], object]] = []
         self._thread = threading.Thread(
             target=http.serve_forever,
@@ -145,6 +146,11 @@ class Server:
     def port(self) -> int:
         """The port it listens on; of use when 0 was asked for."""
         return self._http.server_address[1]
+
+    @property
+    def url(self) -> str:
+        """Where its pages are, such as ``http://[::1]:9100``."""
+        return f"http://{_place(self._host, self.port)}"
 
     def on_close(self, closer: Callable[[], object]) -> None:
         """Also call this when the server is closed."""
@@ -208,12 +214,17 @@ def start_server(
                 logger.error("a request for metrics or health failed", exc_info=error)
 
     try:
-        return Server(Http((host, port), Handler))
+        return Server(Http((host, port), Handler), host)
     except OSError as e:
         raise StreaqError(
-            f"Cannot serve metrics on {host}:{port}: {e.strerror or e}. "
+            f"Cannot serve metrics on {_place(host, port)}: {e.strerror or e}. "
             "Choose another --metrics-port or --metrics-host."
         ) from e
+
+
+def _place(host: str, port: int) -> str:
+    """As a URL has it."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _answer(

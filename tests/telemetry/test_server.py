@@ -9,6 +9,7 @@ import socket
 import struct
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -306,6 +307,20 @@ def test_a_slow_client_holds_up_nobody(bench: Bench, capfd: pytest.CaptureFixtur
     slow.close()
     wait_until_served(bench)
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("host", "place"), [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")])
+def test_its_url_can_be_opened(host: str, place: str) -> None:
+    server = start_server(CollectorRegistry(), host=host)
+    try:
+        assert server.url == f"http://{place}:{server.port}"
+        with urllib.request.urlopen(f"{server.url}/metrics", timeout=5) as answer:
+            assert answer.status == 200
+        with pytest.raises(StreaqError) as e:
+            start_server(CollectorRegistry(), host=host, port=server.port)
+        assert f"on {place}:{server.port}: " in str(e.value)
+    finally:
+        server.close()
 
 
 def test_many_may_knock_at_once(bench: Bench) -> None:
