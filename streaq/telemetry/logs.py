@@ -35,8 +35,6 @@ from streaq.wire import text_of
 
 MAX_FRAMES = 20
 MAX_CAUSES = 5
-CUT = 500
-"""Characters at the end of a text that may be part of a longer value."""
 _ENGINE = str(Path(__file__).parents[1])
 
 DEBUG, INFO, WARNING, ERROR = (
@@ -271,14 +269,8 @@ class LogsHook(Hook):
         if isinstance(error, StreaqError) and error.brief:
             text = text if rules.arguments and rules.results else error.brief
         elif not rules.arguments:
-            return self._masked(text, a)
-        return text[: rules.limit]
-
-    def _masked(self, text: str, a: Attempt) -> str:
-        limit = self._rules.limit
-        # More than is kept, so that nothing is cut in two before it is looked for.
-        covered = masked(text[: limit + CUT], a.args, a.kwargs)
-        return covered[:limit] if len(text) <= limit + CUT else covered[:-CUT][:limit]
+            return masked(text, a.args, a.kwargs, rules.limit)
+        return text if len(text) <= rules.limit else f"{text[: rules.limit]}..."
 
 
 def _attempt(e: Attempt) -> dict[str, Any]:

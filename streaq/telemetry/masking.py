@@ -11,7 +11,7 @@ import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 MASK = "***"
 LEFT_OUT = "(not shown: too much was passed to the task to look for all of it)"
@@ -19,12 +19,13 @@ SHORTEST = 4
 """Characters of what is looked for: shorter texts are part of too many words."""
 PART = 12
 """Characters of a longer text that give it away: libraries quote long values in part."""
+REACH = 500
+"""Characters beyond a cut that are looked at too: a value that is cut in two is found by them."""
 MAX_DEPTH = 12
 MAX_VALUES = 5_000
 MAX_CHARACTERS = 200_000
 """Of all that is looked for: a worker must not stand still for the sake of one log line."""
 
-Span: TypeAlias = tuple[int, int]
 _PLAIN = (bool, type(None))
 _MANY = (list, tuple, set, frozenset, deque)
 
@@ -33,52 +34,99 @@ class TooMuchError(Exception):
     """The arguments have more in them than can be looked for."""
 
 
-def masked(text: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+def masked(
+    text: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], limit: int | None = None
+) -> str:
     """``text`` with every value of the arguments that is found in it replaced by ``***``.
 
     Found are texts, numbers, times, ids and the like of four characters and more, at any depth of
     lists, dicts and objects, as ``str`` and ``repr`` and JSON write them; of longer texts parts of
     twelve characters too. What the task made out of its arguments is not found.
+
+    :param limit: characters of ``text`` after which it is cut, which three dots then say. A value
+        that goes on beyond is covered as any other.
     """
+    end = len(text) if limit is None else limit
+    cover = _Cover(text[: end + max(end, REACH)], longest=max(end, REACH))
     try:
-        spans = sorted(_found(text, (args, kwargs)))
+        _look_for((args, kwargs), cover)
     except TooMuchError:
         return LEFT_OUT
-    out: list[str] = []
-    end = 0
-    for start, stop in spans:
-        if start > end or not out:
-            out += (text[end:start], MASK)
-        end = max(end, stop)
-    return "".join((*out, text[end:]))
+    return cover.shown(end) + ("..." if len(text) > end else "")
 
 
-def _found(text: str, arguments: object) -> Iterator[Span]:
-    windows: dict[str, list[int]] = {}
-    for at in range(len(text) - PART + 1):
-        windows.setdefault(text[at : at + PART], []).append(at)
+class _Cover:
+    """Which characters of a text are not to be seen.
+
+    However often a text repeats itself, each of its characters is covered once: the work is in
+    proportion to the text and to what is looked for, never to their product.
+
+    :param longest: characters of a value that are looked for at most. Where only so much of the
+        text is shown, its rest hides nothing more.
+    """
+
+    def __init__(self, text: str, longest: int) -> None:
+        self._text = text
+        self._longest = longest
+        self._hidden = bytearray(len(text))
+        self._looked_for: set[str] = set()
+        self._parts: dict[str, list[int]] = {}
+        for at in range(len(text) - PART + 1):
+            self._parts.setdefault(text[at : at + PART], []).append(at)
+
+    def whole(self, form: str) -> None:
+        """Hide a value wherever all of it is."""
+        form = form[: self._longest]
+        if form in self._looked_for:
+            return
+        self._looked_for.add(form)
+        size, text = len(form), self._text
+        at = text.find(form)
+        while at >= 0:
+            self._hide(at, at + size)
+            # Of those that overlap this one, the last: what is between them is hidden by the two.
+            over = text.rfind(form, at + 1, at + 2 * size)
+            at = over if over >= 0 else text.find(form, at + size)
+
+    def in_part(self, form: str) -> None:
+        """Hide what is as long as ``PART`` and longer out of a value."""
+        for start in range(len(form) - PART + 1):
+            # They are hidden now, for good.
+            for at in self._parts.pop(form[start : start + PART], ()):
+                self._hide(at, at + PART)
+
+    def _hide(self, start: int, stop: int) -> None:
+        self._hidden[start:stop] = b"\1" * (stop - start)
+
+    def shown(self, end: int) -> str:
+        """The text up to there, with ``***`` for what is hidden."""
+        out: list[str] = []
+        at, end = 0, min(end, len(self._text))
+        while at < end:
+            hides = self._hidden.find(1, at, end)
+            stop = hides if hides >= 0 else end
+            out.append(self._text[at:stop])
+            if hides < 0:
+                break
+            out.append(MASK)
+            after = self._hidden.find(0, hides, end)
+            at = after if after >= 0 else end
+        return "".join(out)
+
+
+def _look_for(arguments: object, cover: _Cover) -> None:
     room = MAX_CHARACTERS
     for value in _leaves(arguments):
+        is_text = isinstance(value, (str, bytes, bytearray))
+        if is_text and len(value) > room:  # before it is written in several ways
+            raise TooMuchError
         for form in _forms(value):
             room -= len(form)
             if room < 0:
                 raise TooMuchError
-            yield from _whole(text, form)
-            if isinstance(value, (str, bytes, bytearray)):
-                yield from _in_part(windows, form)
-
-
-def _whole(text: str, form: str) -> Iterator[Span]:
-    at = text.find(form)
-    while at >= 0:
-        yield at, at + len(form)
-        at = text.find(form, at + 1)
-
-
-def _in_part(windows: dict[str, list[int]], form: str) -> Iterator[Span]:
-    for start in range(len(form) - PART + 1):
-        for at in windows.get(form[start : start + PART], ()):
-            yield at, at + PART
+            cover.whole(form)
+            if is_text:
+                cover.in_part(form)
 
 
 def _leaves(value: object) -> Iterator[object]:

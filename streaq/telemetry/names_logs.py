@@ -42,8 +42,8 @@ FIELDS: dict[str, str] = {
     "outcome": "success, failed, aborted, retried, returned, lost or refused.",
     "reason": "More on the outcome in one word, such as error, timeout, user, expired.",
     "error": "Class of the exception.",
-    "message": "Message of the exception, cut to 500 characters, with `***` for what it quotes of "
-    "the task's arguments; see Telemetry(log_errors=...).",
+    "message": "Message of the exception, of which 500 characters are told (then `...`), with "
+    "`***` for what it quotes of the task's arguments; see Telemetry(log_errors=...).",
     "traceback": "Where it was raised: file, line and function, never the values of variables.",
     "retry_in_ms": "Milliseconds until the next try is due.",
     "lost_worker": "Id of the worker whose lease ran out.",

@@ -216,7 +216,17 @@ def test_messages_can_be_left_out() -> None:
 
 def test_long_messages_are_cut(bench: Bench) -> None:
     bench.hook.on_fail(ending(attempt(), "failed", "error", ValueError("x" * 9000)))
-    assert len(bench.line()["message"]) == 500
+    assert bench.line()["message"] == "x" * 500 + "..."
+
+
+@pytest.mark.parametrize("size", [480, 1_500, 9_000])
+def test_a_message_that_quotes_a_long_argument_still_says_something(
+    bench: Bench, size: int
+) -> None:
+    text = "".join(f"{i:04}" for i in range(size // 4))
+    error = ValueError(f"bad value: {text}")
+    bench.hook.on_fail(ending(attempt(args=(text,)), "failed", "error", error))
+    assert bench.line()["message"].removesuffix("...") == "bad value: ***"
 
 
 def test_causes_are_named() -> None:

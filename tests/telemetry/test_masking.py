@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+import tracemalloc
 from collections import deque
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -125,3 +127,55 @@ def test_what_is_too_deep_is_too_much() -> None:
     for _ in range(masking.MAX_DEPTH):
         deep = [deep]
     assert masked(SECRET, (deep,), {}) == LEFT_OUT
+
+
+@pytest.mark.parametrize(
+    "passed",
+    ["0" * 199_000, b"\0" * 40_000, "ab" * 90_000, ["00000000"] * 4_999, [4711] * 4_999,
+     ["0" * n for n in range(4, 500)]],
+    ids=["text", "bytes", "period", "equal texts", "equal numbers", "one in the other"],
+)  # fmt: skip
+def test_what_repeats_costs_no_more_than_what_does_not(passed: Any) -> None:
+    text = f"bad value: {passed[0] if isinstance(passed, list) else passed!r}"[:1_000]
+    began = time.process_time()
+    said = masked(f"{text} {SECRET} {text}", (passed, SECRET), {})
+    # It was minutes when each place of each part was looked at.
+    assert time.process_time() - began < 2
+    assert SECRET not in said
+
+
+def test_what_repeats_takes_no_memory() -> None:
+    tracemalloc.start()
+    try:
+        masked("bad value: " + "0" * 900, ("0" * 2_000,), {})
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000  # it was 200
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_repeats_is_covered_whole() -> None:
+    assert masked("no " + "0" * 900 + "!", ("0" * 2_000,), {}) == "no ***!"
+    assert masked("xabababy, aba, abab", ("abab",), {}) == "x***y, aba, ***"
+    assert masked("0000 00000 000", (["0000"] * 9,), {}) == "*** *** 000"
+
+
+def test_a_cut_is_made_in_the_text_as_it_was() -> None:
+    token = "".join(chr(97 + i * 7 % 26) for i in range(9_000))
+    text = f"bad value: {token} is no number"
+    assert masked(text, (token,), {}, limit=500) == "bad value: ***..."
+    assert masked(f"{'x' * 495} {token}", (token,), {}, limit=500) == f"{'x' * 495} ***..."
+    assert masked(f"{'x' * 500}{token}", (token,), {}, limit=500) == f"{'x' * 500}..."
+    assert masked("abcd efgh", ("efgh",), {}, limit=9) == "abcd ***"
+    assert masked("abcd efgh", ("efgh",), {}, limit=8) == "abcd ***..."
+
+
+@pytest.mark.parametrize("limit", [50, 500])
+@pytest.mark.parametrize("size", [20, 600, 3_000])
+def test_what_is_cut_in_two_shows_no_part_of_a_secret(limit: int, size: int) -> None:
+    class Loud:
+        def __repr__(self) -> str:
+            return "<" + "".join(f"{i:04x}" for i in range(size // 4)) + ">"
+
+    for before in range(limit - 5, limit + 1):
+        said = masked("." * before + repr(Loud()) + " no", (Loud(),), {}, limit=limit)
+        assert said == "." * before + ("***" if before < limit else "") + "..."
