@@ -14,6 +14,7 @@ from typing import Any
 from structlog.contextvars import bind_contextvars, reset_contextvars
 
 from streaq.hooks import Entry, Hook, Lane
+from streaq.telemetry.lines import Line
 from streaq.telemetry.names_logs import CONTEXT_FIELDS
 
 
@@ -71,8 +72,9 @@ class TaskContextFilter(logging.Filter):
     """Adds the fields of the running task to standard-library log records.
 
     ``task``, ``task_id``, ``queue``, ``priority``, ``try``, ``worker_id``, ``trace_id`` and
-    ``span_id`` become attributes of the record; outside a task they are empty. ``streaq run``
-    installs it; elsewhere put it on a handler.
+    ``span_id`` become attributes of the record; outside a task they are empty. Streaq's own lines
+    are of the task that they tell of, wherever they are written. ``streaq run`` installs it;
+    elsewhere put it on a handler.
 
     Example::
 
@@ -82,7 +84,8 @@ class TaskContextFilter(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Write the fields to the record; it always passes."""
-        fields = current_fields()
+        said = record.msg
+        fields = said if isinstance(said, Line) else current_fields()
         for name in CONTEXT_FIELDS:
             if not hasattr(record, name):
                 setattr(record, name, fields.get(name, ""))

@@ -19,7 +19,7 @@ import structlog
 from structlog.typing import EventDict, Processor
 
 from streaq.telemetry.context import TaskContextFilter, current_fields
-from streaq.telemetry.logs import Line
+from streaq.telemetry.lines import Line
 from streaq.telemetry.names_logs import CONTEXT_FIELDS
 from streaq.types import StreaqError
 

@@ -26,51 +26,16 @@ from streaq.hooks import (
     RedisLink,
     WorkerEvent,
 )
+from streaq.telemetry.lines import DEBUG, ERROR, INFO, METHODS, WARNING, writer_of
 from streaq.telemetry.masking import masked
 from streaq.telemetry.names_logs import LOGGER
 from streaq.telemetry.propagation import ids
-from streaq.telemetry.records import Records
 from streaq.types import StreaqError
 from streaq.wire import text_of
 
 MAX_FRAMES = 20
 MAX_CAUSES = 5
 _ENGINE = str(Path(__file__).parents[1])
-
-DEBUG, INFO, WARNING, ERROR = (
-    logging.DEBUG,
-    logging.INFO,
-    logging.WARNING,
-    logging.ERROR,
-)
-_METHODS = {DEBUG: "debug", INFO: "info", WARNING: "warning", ERROR: "error"}
-
-
-class Line(dict[str, Any]):
-    """The fields of one line. As text (for a formatter that knows nothing of structlog) it is
-    the event followed by ``name=value`` pairs.
-    """
-
-    def __str__(self) -> str:
-        pairs = (f"{name}={value!r}" for name, value in self.items() if name != "event")
-        return " ".join((str(self.get("event", "")), *pairs))
-
-
-def writer_of(level: int) -> Callable[..., None]:
-    """What writes a line to the standard library's logger: ``write(event, **fields)``.
-
-    It makes the record itself. A structlog logger that ends there, or the logger's own methods,
-    would look for the caller of each line, which takes longer than all the rest.
-    """
-    logger = logging.getLogger(LOGGER)
-    # structlog's ``ProcessorFormatter`` knows such records for structlog's own.
-    records = Records(logger, level, {"_logger": logger, "_name": _METHODS[level]})
-
-    def write(event: str, **fields: Any) -> None:
-        if logger.isEnabledFor(level):
-            logger.handle(records.make(Line(event=event, **fields)))
-
-    return write
 
 
 class LogRules(NamedTuple):
@@ -99,7 +64,7 @@ class LogsHook(Hook):
         self._rules = rules or LogRules()
         self._write: dict[int, Callable[..., Any]] = {
             level: writer_of(level) if logger is None else getattr(logger, method)
-            for level, method in _METHODS.items()
+            for level, method in METHODS.items()
         }
         target = logging.getLogger(LOGGER) if logger is None else logger
         self._enabled: Callable[[int], bool] = getattr(target, "isEnabledFor", lambda _: True)

@@ -20,9 +20,10 @@ from streaq.telemetry import logging_setup, names
 from streaq.telemetry.context import ContextHook, TaskContextFilter, bind_trace, current_fields
 from streaq.telemetry.logging_setup import JsonFormatter, configure_logging
 from streaq.telemetry.logs import LogRules, LogsHook
+from streaq.telemetry.names_logs import LOGGER
 from streaq.telemetry.scope import ScopeHook
 from streaq.types import StreaqError
-from tests.telemetry.events import SAMPLED, attempt, lane_of, raised
+from tests.telemetry.events import SAMPLED, attempt, ending, enqueue, lane_of, raised
 
 BOUND = {
     "task": "charge",
@@ -91,6 +92,28 @@ def test_the_standard_library_carries_them_through_the_filter() -> None:
     inside(lambda: logger.warning("charging"))
     logger.warning("outside")
     assert stream.getvalue() == f"[id-1 1 {'a' * 32}] charging\n[  ] outside\n"
+
+
+def test_streaqs_own_lines_are_of_the_task_that_they_tell_of() -> None:
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.addFilter(TaskContextFilter())
+    form = "%(message).13s %(task)s %(task_id)s %(try)s %(worker_id)s %(trace_id).4s"
+    handler.setFormatter(logging.Formatter(form))
+    logger = logging.getLogger(LOGGER)
+    logger.addHandler(handler)
+    hook = LogsHook()
+    try:
+        hook.on_retry(ending(attempt(try_number=2, trace=SAMPLED), "retried"))
+        logger.setLevel(logging.DEBUG)
+        inside(lambda: hook.on_enqueued(enqueue("receipt", task_id="id-2")))
+    finally:
+        logger.setLevel(logging.NOTSET)
+        logger.removeHandler(handler)
+    retried, enqueued = stream.getvalue().splitlines()
+    assert retried == "task.retried  charge id-1 2 w1 aaaa"
+    # The task that enqueues it has a try, a worker and a trace; it has none yet.
+    assert enqueued.rstrip() == "task.enqueued receipt id-2"
 
 
 def test_the_scope_says_that_the_task_started() -> None:

@@ -12,7 +12,8 @@ from structlog.testing import LogCapture
 
 from streaq.hooks import Cron, Fence, Hook, LoopBlocked, Reclaim, RedisLink, WorkerEvent
 from streaq.telemetry import names
-from streaq.telemetry.logs import Line, LogRules, LogsHook, traceback_of
+from streaq.telemetry.lines import Line
+from streaq.telemetry.logs import LogRules, LogsHook, traceback_of
 from streaq.types import StreaqRetry
 from tests.telemetry.events import SAMPLED, attempt, ending, enqueue, raised
 
