@@ -10,10 +10,11 @@ from __future__ import annotations
 import hmac
 import json
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from inspect import isawaitable
-from typing import Any, Literal, NamedTuple, TypeAlias
+from itertools import islice
+from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 from streaq.types import Deserializer, Serializer, StreaqCancelled, StreaqError
 
@@ -23,6 +24,8 @@ SIGNATURE_BYTES = 32
 VALUE, TUPLE, ERROR = b"v", b"t", b"e"
 FOREVER_MS = -1
 DEFAULT_KEEP_MS = 300_000
+MAX_MEMBERS = 3
+"""Of the exceptions in a group, those that are told."""
 
 
 class Envelope(NamedTuple):
@@ -184,10 +187,40 @@ def text_of(error: BaseException) -> str:
         return "(it has no text: its __str__ raised)"
 
 
+def leaves_of(error: BaseException) -> Iterator[BaseException]:
+    """The exceptions that a group is of, those of the groups in it too; one that is no group."""
+    left = [error]
+    while left:
+        one = left.pop()
+        if isinstance(one, BaseExceptionGroup):
+            left.extend(reversed(cast("Sequence[BaseException]", one.exceptions)))
+        else:
+            yield one
+
+
+def message_of(error: BaseException, text_of: Callable[[BaseException], str] = text_of) -> str:
+    """The message of an exception; that of a group, which says only how many there are, with the
+    first of them.
+
+    :param text_of: what makes a text of each.
+    """
+    said = text_of(error)
+    first = list(islice(leaves_of(error), MAX_MEMBERS + 1))
+    if first[0] is error:
+        return said
+    members = [_named(one, text_of(one)) for one in first[:MAX_MEMBERS]]
+    if len(first) > MAX_MEMBERS:
+        members.append("...")
+    return f"{said} [{'; '.join(members)}]"
+
+
+def _named(error: BaseException, said: str) -> str:
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
 def one_line(error: BaseException, limit: int = 500) -> str:
     """An exception as one line of text that can be encoded: its class and message."""
-    said = text_of(error)
-    text = f"{type(error).__name__}: {said}" if said else type(error).__name__
+    text = _named(error, message_of(error))
     line = " ".join(text.split())[:limit]
     return line.encode(errors="backslashreplace").decode()  # half characters, else unsendable
 

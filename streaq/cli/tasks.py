@@ -22,6 +22,7 @@ from streaq.history import TaskHistory
 from streaq.queries import MAX_LISTED
 from streaq.task import TaskInfo, TaskResult, TaskStatus
 from streaq.types import StreaqCancelled, StreaqError
+from streaq.wire import one_line
 from streaq.worker import Worker
 
 UNKNOWN = "There is no task {id} in queue {queue}: it never was, or its result has expired."
@@ -108,7 +109,7 @@ def result(
 
 def _why(error: BaseException) -> str:
     if not isinstance(error, StreaqCancelled):
-        return f"The task failed: {type(error).__name__}: {error}"
+        return f"The task failed: {one_line(error, sys.maxsize)}"
     # streaq's own message says that already, a user's need not.
     said = str(error)
     return said if said.startswith(ABORTED) else f"{ABORTED}: {said or 'it gave no reason'}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from traceback import walk_tb
 from typing import Any, NamedTuple
@@ -31,10 +32,11 @@ from streaq.telemetry.masking import masked
 from streaq.telemetry.names_logs import LOGGER
 from streaq.telemetry.propagation import ids
 from streaq.types import StreaqError
-from streaq.wire import text_of
+from streaq.wire import MAX_MEMBERS, leaves_of, message_of, text_of
 
 MAX_FRAMES = 20
 MAX_CAUSES = 5
+MAX_PLACES = 100
 _ENGINE = str(Path(__file__).parents[1])
 
 
@@ -229,13 +231,17 @@ class LogsHook(Hook):
         return fields
 
     def _message(self, error: BaseException, a: Attempt) -> str:
-        rules = self._rules
-        text = text_of(error)
-        if isinstance(error, StreaqError) and error.brief:
-            text = text if rules.arguments and rules.results else error.brief
-        elif not rules.arguments:
-            return masked(text, a.args, a.kwargs, rules.limit)
-        return text if len(text) <= rules.limit else f"{text[: rules.limit]}..."
+        limit = self._rules.limit
+        text = message_of(error, self._text_of)
+        is_brief = isinstance(error, StreaqError) and text == error.brief
+        if not (is_brief or self._rules.arguments):
+            return masked(text, a.args, a.kwargs, limit)
+        return text if len(text) <= limit else f"{text[:limit]}..."
+
+    def _text_of(self, error: BaseException) -> str:
+        everything = self._rules.arguments and self._rules.results
+        brief = error.brief if isinstance(error, StreaqError) else ""
+        return brief if brief and not everything else text_of(error)
 
 
 def _attempt(e: Attempt) -> dict[str, Any]:
@@ -263,12 +269,18 @@ def _ended(e: Ending) -> dict[str, Any]:
 
 def traceback_of(error: BaseException) -> Iterator[str]:
     """Where an exception was raised, outermost call first: ``file:line in function``, then the
-    same for what caused it. No values of variables, no source lines, none of streaq's frames.
+    same for those that a group is of, and for what caused it. No values of variables, no source
+    lines, none of streaq's frames.
     """
+    return islice(_places(error, set()), MAX_PLACES)
+
+
+def _places(error: BaseException, told: set[int]) -> Iterator[str]:
     seen: BaseException | None = error
     for depth in range(MAX_CAUSES):
-        if seen is None:
+        if seen is None or id(seen) in told:
             return
+        told.add(id(seen))
         if depth:
             yield f"caused by {type(seen).__name__}"
         places = [
@@ -277,4 +289,8 @@ def traceback_of(error: BaseException) -> Iterator[str]:
             if not frame.f_code.co_filename.startswith(_ENGINE)
         ]
         yield from places[-MAX_FRAMES:]
+        for one in islice(leaves_of(seen), MAX_MEMBERS):
+            if one is not seen:  # it is a group
+                yield f"in the group: {type(one).__name__}"
+                yield from _places(one, told)
         seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)

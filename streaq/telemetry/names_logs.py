@@ -44,7 +44,8 @@ FIELDS: dict[str, str] = {
     "error": "Class of the exception.",
     "message": "Message of the exception, of which 500 characters are told (then `...`), with "
     "`***` for what it quotes of the task's arguments; see Telemetry(log_errors=...).",
-    "traceback": "Where it was raised: file, line and function, never the values of variables.",
+    "traceback": "Where it was raised: file, line and function, never the values of variables; "
+    "then the same for the first of a group, and for what caused it.",
     "retry_in_ms": "Milliseconds until the next try is due.",
     "lost_worker": "Id of the worker whose lease ran out.",
     "concurrency": "Attempts the worker runs at once.",

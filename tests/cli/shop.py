@@ -50,6 +50,12 @@ async def stop_itself(*why: str) -> None:
 
 
 @worker.task
+async def fail_in_a_group(message: str) -> None:
+    async with anyio.create_task_group() as group:
+        group.start_soon(fail.fn, message)
+
+
+@worker.task
 async def flaky() -> int:
     if flaky.context.tries < 3:
         raise StreaqRetry("not yet", delay=0)

@@ -208,6 +208,19 @@ def test_results(cli: Here, shop: Any, retried: Any, failed: Any) -> None:
     assert said == (1, "", "error: The task failed: ValueError: no [bold]way\n")
 
 
+def test_a_group_says_what_it_is_of(cli: Here, shop: Any) -> None:
+    async def run() -> Any:
+        task = await shop.fail_in_a_group.enqueue("payments: 503")
+        await task.result(5)
+        return task
+
+    task = do(shop.worker, run)
+    why = "(1 sub-exception) [ValueError: payments: 503]"
+    assert cli("task", "result", task.id, "shop:worker").err.endswith(f"{why}\n")
+    assert why in cli("task", "show", task.id, "shop:worker").out
+    assert why in cli("explain", task.id, "shop:worker").out
+
+
 def test_a_result_that_is_not_there_yet(cli: Here, shop: Any) -> None:
     async def run() -> Any:
         return await shop.add.enqueue(1, 2)

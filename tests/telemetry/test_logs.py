@@ -14,7 +14,7 @@ from streaq.hooks import Cron, Fence, Hook, LoopBlocked, Reclaim, RedisLink, Wor
 from streaq.telemetry import names
 from streaq.telemetry.lines import Line
 from streaq.telemetry.logs import LogRules, LogsHook, traceback_of
-from streaq.types import StreaqRetry
+from streaq.types import StreaqError, StreaqRetry
 from tests.telemetry.events import SAMPLED, attempt, ending, enqueue, raised
 
 EVENTS = {event.name: event for event in names.LOG_EVENTS}
@@ -237,6 +237,50 @@ def test_causes_are_named() -> None:
     places = list(traceback_of(raised(error)))
     assert places.index("caused by KeyError") == 2
     assert len(places) == 5
+
+
+def in_a_group(*errors: Exception) -> ExceptionGroup[Exception]:
+    group = ExceptionGroup("unhandled errors in a TaskGroup", list(errors))
+    return raised(group)  # type: ignore[return-value]
+
+
+def test_a_group_says_what_it_is_of(bench: Bench) -> None:
+    error = in_a_group(raised(ConnectionError("payments: 503, not 4711")))
+    bench.hook.on_fail(ending(attempt(args=(4711,)), "failed", "error", error))
+    line = bench.line()
+    assert line["error"] == "ExceptionGroup"
+    assert line["message"] == (
+        "unhandled errors in a TaskGroup (1 sub-exception) "
+        "[ConnectionError: payments: 503, not ***]"
+    )
+    places = line["traceback"]
+    assert places[2] == "in the group: ConnectionError"
+    assert [place.rpartition(" in ")[2] for place in places[3:]] == ["raised", "_raise"]
+
+
+def test_of_many_in_a_group_the_first_are_told(bench: Bench) -> None:
+    many = [raised(ValueError(str(n))) for n in range(400)]
+    bench.hook.on_fail(ending(attempt(), "failed", "error", in_a_group(in_a_group(*many))))
+    line = bench.line()
+    assert line["message"].endswith("[ValueError: 0; ValueError: 1; ValueError: 2; ...]")
+    assert line["traceback"].count("in the group: ValueError") == 3
+
+
+def test_causes_inside_of_a_group_are_named_once() -> None:
+    inner = raised(ValueError("inner"))
+    group = in_a_group(inner)
+    cause = raised(KeyError("why"))
+    cause.__context__ = group
+    inner.__cause__ = cause
+    said = [place for place in traceback_of(group) if ".py:" not in place]
+    assert said == ["in the group: ValueError", "caused by KeyError"]
+
+
+def test_a_serializers_error_is_told_by_class_in_a_group_too(bench: Bench) -> None:
+    quoting = StreaqError("Can't serialise a result: TypeError: result-secret")
+    quoting.brief = "Can't serialise a result: TypeError"
+    bench.hook.on_fail(ending(attempt(), "failed", "error", in_a_group(quoting)))
+    assert "[StreaqError: Can't serialise a result: TypeError]" in bench.line()["message"]
 
 
 def test_the_default_logger_ends_in_the_standard_library(caplog: pytest.LogCaptureFixture) -> None:
