@@ -96,9 +96,9 @@ def _console(*, colors: bool) -> logging.Formatter:
     return structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=foreign,
         processors=[
+            _streaqs_own,
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
             *shared,
-            _traceback_lines,
             # The default formatter would print the values of local variables.
             structlog.dev.ConsoleRenderer(
                 colors=colors, exception_formatter=structlog.dev.plain_traceback
@@ -112,11 +112,14 @@ def _add_extra(_: Any, __: str, fields: EventDict) -> EventDict:
     return fields
 
 
-def _traceback_lines(_: Any, __: str, fields: EventDict) -> EventDict:
-    places: list[str] | None = fields.get("traceback")
-    if places:
-        fields["traceback"] = " > ".join(places)
-    return fields
+def _streaqs_own(_: Any, __: str, fields: EventDict) -> EventDict:
+    line = fields["_record"].msg
+    if not isinstance(line, Line):
+        return fields
+    shown = {**line, "_record": fields["_record"], "_from_structlog": True}
+    if places := line.get("traceback"):
+        shown["traceback"] = " > ".join(places)
+    return shown
 
 
 class JsonFormatter(logging.Formatter):
