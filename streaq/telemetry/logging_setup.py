@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from datetime import UTC, datetime
 from enum import Enum
@@ -43,6 +44,10 @@ def configure_logging(
     With ``"auto"``, an application that has set up logging itself is left alone, but that its
     handlers get the ids of the running task (see ``TaskContextFilter``).
 
+    Structlog's lines come out in the same shape where the application has not configured it: they
+    go on to the standard library. Where that is left alone, structlog prints as before, but no
+    values of variables with its tracebacks.
+
     :param log_format: ``"console"`` for people, ``"json"`` for machines; ``"auto"`` is console on
         a terminal and JSON elsewhere.
     :param level: the least that is written: debug, info, warning, error or critical. When not
@@ -60,6 +65,7 @@ def configure_logging(
     if level is not None and level not in LEVELS:
         raise StreaqError(f"Log level {level!r}: it is one of {', '.join(LEVELS)}.")
     root = logging.getLogger()
+    _print_no_values()
     if log_format == "auto" and root.handlers:
         for handler in root.handlers:
             handler.addFilter(TaskContextFilter())
@@ -74,6 +80,46 @@ def configure_logging(
     root.setLevel("INFO")
     if level is not None:
         _set_level(level)
+    if not structlog.is_configured():
+        _hand_on_structlog()
+
+
+def _print_no_values() -> None:
+    """Of structlog as it is without configuration: its tracebacks show the variables of each frame,
+    and with them what was passed to a task.
+    """
+    processors: Any = structlog.get_config()["processors"]
+    if structlog.is_configured() or not isinstance(processors, list):
+        return
+    # In place: loggers that were bound already keep this list, and the application may still
+    # configure structlog.
+    processors[-1] = structlog.dev.ConsoleRenderer(
+        colors=sys.stdout.isatty() and not os.environ.get("NO_COLOR"),
+        exception_formatter=structlog.dev.plain_traceback,
+    )
+
+
+def _hand_on_structlog() -> None:
+    loggers = logging.getLoggerClass()
+    factory = structlog.stdlib.LoggerFactory()
+    logging.setLoggerClass(loggers)  # the factory sets one of its own, for all of the process
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            structlog.contextvars.merge_contextvars,
+            _fields_apart,
+            structlog.processors.StackInfoRenderer(),
+            # Here, while the exception is the current one: a handler may be in another thread.
+            structlog.processors.format_exc_info,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=factory,
+    )
+
+
+def _fields_apart(_: Any, __: str, fields: EventDict) -> EventDict:
+    said = fields.pop("event", "")
+    return {"event": said, **_kept_apart(cast("dict[str, Any]", fields))}
 
 
 def _set_level(level: str) -> None:

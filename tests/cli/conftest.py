@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from tests.cli.support import HERE, Here
 
@@ -48,6 +49,7 @@ def shop(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 
 @pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
-    """The command line, in this process."""
-    return Here(monkeypatch, capsys)
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Here]:
+    """The command line, in this process; structlog is put back as it was."""
+    yield Here(monkeypatch, capsys)
+    structlog.reset_defaults()

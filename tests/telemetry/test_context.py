@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+from collections.abc import Iterator
 from contextvars import copy_context
 from datetime import UTC, datetime
 from enum import Enum
@@ -135,6 +136,13 @@ def root_logger(monkeypatch: pytest.MonkeyPatch) -> logging.Logger:
     monkeypatch.setattr(root, "handlers", [])
     monkeypatch.setattr(root, "level", root.level)
     return root
+
+
+@pytest.fixture(autouse=True)
+def _structlog() -> Iterator[None]:
+    """Put back as it was: not configured."""
+    yield
+    structlog.reset_defaults()
 
 
 class Terminal(io.StringIO):
@@ -306,6 +314,75 @@ def test_auto_leaves_the_applications_own_logging_alone(root_logger: logging.Log
     assert root_logger.handlers == [own]
     inside(lambda: logging.getLogger("mine").error("charging"))
     assert stream.getvalue() == "id-1: charging\n"
+
+
+def quote(secret: str) -> None:
+    """What a task does that logs its error itself."""
+    log = structlog.get_logger("shop")
+    log.debug("not this")
+    log.info("charging %s", "order", level="L", amount=3)
+    try:
+        raise raised(ValueError("boom"))
+    except ValueError:
+        log.exception("oh no %d", len(secret))
+
+
+def test_structlogs_lines_are_as_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+    stream = io.StringIO()
+    configure_logging("json", "info", stream)
+    inside(lambda: quote("local-" + "secret"))
+    assert capsys.readouterr() == ("", "")
+    charging, failed = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert {name: charging[name] for name in BOUND} == BOUND
+    assert (charging["event"], charging["level"]) == ("charging order", "info")
+    assert (charging["logger"], charging["extra_level"], charging["amount"]) == ("shop", "L", 3)
+    assert (failed["event"], failed["level"]) == ("oh no 12", "error")
+    assert failed["exception"].endswith("ValueError: boom")
+    assert "exc_info" not in failed
+    assert "local-secret" not in stream.getvalue()
+
+
+def test_structlogs_lines_on_a_console(capsys: pytest.CaptureFixture[str]) -> None:
+    stream = io.StringIO()
+    configure_logging("console", "info", stream)
+    inside(lambda: quote("local-" + "secret"))
+    assert capsys.readouterr() == ("", "")
+    assert "charging order" in stream.getvalue()
+    assert "id-1" in stream.getvalue()
+    assert stream.getvalue().endswith("ValueError: boom\n")
+    assert "local-secret" not in stream.getvalue()
+
+
+def test_where_logging_is_left_alone_structlog_prints_no_values(
+    root_logger: logging.Logger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root_logger.handlers[:] = [logging.NullHandler()]
+    before = structlog.get_logger().bind(order=4)
+    configure_logging("auto")
+    inside(lambda: quote("local-" + "secret"))
+    try:
+        raise raised(ValueError("bound before"))
+    except ValueError:
+        before.exception("oh no")
+    out = capsys.readouterr().out
+    assert "ValueError: boom" in out
+    assert "ValueError: bound before" in out
+    assert "local-secret" not in out
+    assert not structlog.is_configured()
+
+
+def test_a_structlog_that_is_configured_is_left_alone() -> None:
+    structlog.configure(processors=[structlog.processors.JSONRenderer()])
+    before = structlog.get_config()
+    for log_format in ("json", "auto"):
+        configure_logging(log_format, stream=io.StringIO())  # type: ignore[arg-type]
+        assert structlog.get_config() == before
+
+
+def test_an_applications_own_class_of_loggers_is_kept() -> None:
+    before = logging.getLoggerClass()
+    configure_logging("json", stream=io.StringIO())
+    assert logging.getLoggerClass() is before
 
 
 def test_the_level_is_kept(root_logger: logging.Logger) -> None:

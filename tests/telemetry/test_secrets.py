@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import structlog
 
 from streaq import StreaqCancelled, StreaqRetry, Worker
 from streaq.telemetry import Telemetry, configure_logging
@@ -28,12 +29,13 @@ def anyio_backend() -> str:
 
 @pytest.fixture(autouse=True)
 def root_logger() -> Iterator[logging.Logger]:
-    """The root logger, put back as it was afterwards."""
+    """The root logger, put back as it was afterwards; structlog too."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield root
     root.handlers[:] = handlers
     root.setLevel(level)
+    structlog.reset_defaults()
 
 
 @dataclass
