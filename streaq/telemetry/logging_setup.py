@@ -189,6 +189,8 @@ class JsonFormatter(logging.Formatter):
             head.update(_words(record))
         if record.exc_info:
             head["exception"] = self.formatException(record.exc_info)
+        if record.stack_info:
+            head["stack"] = self.formatStack(record.stack_info)
         return _encode(head)
 
 
@@ -198,7 +200,14 @@ def _otherwise(value: object) -> Any:
         return list(cast("tuple[Any, ...]", value))
     if isinstance(value, UUID):
         return str(value)
-    return value.value if isinstance(value, Enum) else repr(value)
+    return value.value if isinstance(value, Enum) else _repr(value)
+
+
+def _repr(value: object) -> str:
+    try:
+        return repr(value)
+    except Exception:  # noqa: BLE001 - a user's class may raise what it likes
+        return f"({type(value).__name__}: it has no text)"
 
 
 _encode_slowly = json.JSONEncoder(
@@ -213,7 +222,18 @@ def _encode(fields: dict[str, Any]) -> str:
             return orjson.dumps(fields, _otherwise, _AS_REPR).decode()
         except TypeError:  # a number of more than 64 bits, a name that is no text
             pass
-    return _encode_slowly(fields)
+    try:
+        return _encode_slowly(fields)
+    except Exception:  # noqa: BLE001 - what goes round, a key that is a tuple, a class that raises
+        return _encode_slowly({name: _encodable(fields[name]) for name in fields})
+
+
+def _encodable(value: object) -> object:
+    try:
+        _encode_slowly(value)
+    except Exception:  # noqa: BLE001 - as above
+        return _repr(value)
+    return value
 
 
 def _words(record: logging.LogRecord) -> dict[str, Any]:
@@ -221,7 +241,9 @@ def _words(record: logging.LogRecord) -> dict[str, Any]:
     any other dict is a message like any other.
     """
     if isinstance(record.msg, dict) and hasattr(record, "_logger"):
-        return cast("dict[str, Any]", record.msg)
+        # One of a chain that leaves exceptions to the formatter has them only as a flag.
+        own = dict(cast("dict[str, Any]", record.msg))
+        return cast("dict[str, Any]", structlog.processors.format_exc_info(None, "", own))
     return {"event": record.getMessage()}
 
 

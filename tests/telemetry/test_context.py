@@ -277,6 +277,67 @@ def test_json_is_the_same_with_and_without_orjson(
     assert write() == with_orjson
 
 
+class Mute:
+    def __repr__(self) -> str:
+        raise ZeroDivisionError
+
+
+ROUND: list[object] = ["a"]
+ROUND.append(ROUND)
+
+
+@pytest.mark.parametrize("has_orjson", [True, False])
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [({(1, 2): 3}, "{(1, 2): 3}"), (ROUND, "['a', [...]]"), (Mute(), "(Mute: it has no text)"),
+     ([Mute()], ["(Mute: it has no text)"]), ({Mute(): ROUND}, "(dict: it has no text)"),
+     ({"a": {(1,): ROUND}}, "{'a': {(1,): ['a', [...]]}}")],
+    ids=["key", "round", "mute", "in a list", "in a dict", "deep"],
+)  # fmt: skip
+def test_no_value_costs_a_json_line(
+    value: object, written: object, has_orjson: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not has_orjson:
+        monkeypatch.setattr(logging_setup, "orjson", None)
+    stream = io.StringIO()
+    configure_logging("json", "info", stream)
+    logging.getLogger("mine").info("charging", extra={"value": value, "when": 2**70, "a": (1,)})
+    line = json.loads(stream.getvalue())
+    assert (line["event"], line["value"]) == ("charging", written)
+    assert (line["when"], line["a"]) == (2**70, [1])
+
+
+def test_a_json_line_has_the_stack_that_was_asked_for() -> None:
+    stream = io.StringIO()
+    configure_logging("json", "info", stream)
+    logging.getLogger("mine").info("here", stack_info=True)
+    structlog.get_logger("mine").info("here", stack_info=True)
+    for line in map(json.loads, stream.getvalue().splitlines()):
+        assert line["stack"].startswith("Stack (most recent call last):")
+        assert "test_context.py" in line["stack"]
+        assert "stack_info" not in line
+
+
+@pytest.mark.parametrize("is_bound", [True, False])
+def test_structlogs_exceptions_are_told_once(is_bound: bool) -> None:
+    stream = io.StringIO()
+    configure_logging("json", "info", stream)
+    options: dict[str, object] = {"wrapper_class": structlog.stdlib.BoundLogger} if is_bound else {}
+    log = structlog.wrap_logger(
+        logging.getLogger("mine"),
+        [structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        **options,  # type: ignore[arg-type]
+    )
+    try:
+        raise raised(ValueError("boom"))
+    except ValueError:
+        log.exception("oh no")
+    line = json.loads(stream.getvalue())
+    assert line["exception"].startswith("Traceback (most recent call last):")
+    assert line["exception"].endswith("ValueError: boom")
+    assert "exc_info" not in line
+
+
 def test_console_has_colours_on_a_terminal_only() -> None:
     terminal, pipe = Terminal(), io.StringIO()
     write_lines(terminal, "console")
