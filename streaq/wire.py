@@ -10,6 +10,7 @@ from __future__ import annotations
 import hmac
 import json
 import pickle
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from inspect import isawaitable
@@ -218,10 +219,20 @@ def _named(error: BaseException, said: str) -> str:
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
+def visible(text: str) -> str:
+    r"""A text that steers no terminal: its control characters, but for new lines and tabs, are
+    written as ``\x1b``.
+    """
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
 def one_line(error: BaseException, limit: int = 500) -> str:
     """An exception as one line of text that can be encoded: its class and message."""
     text = _named(error, message_of(error))
-    line = " ".join(text.split())[:limit]
+    line = visible(" ".join(text.split()))[:limit]
     return line.encode(errors="backslashreplace").decode()  # half characters, else unsendable
 
 

@@ -22,7 +22,7 @@ from streaq.history import TaskHistory
 from streaq.queries import MAX_LISTED
 from streaq.task import TaskInfo, TaskResult, TaskStatus
 from streaq.types import StreaqCancelled, StreaqError
-from streaq.wire import one_line
+from streaq.wire import one_line, visible
 from streaq.worker import Worker
 
 UNKNOWN = "There is no task {id} in queue {queue}: it never was, or its result has expired."
@@ -57,7 +57,7 @@ def show(task_id: TaskId, path: WorkerPath, *, as_json: AsJson = False) -> None:
     out.print(timeline(history, now_ms))
     if history.state != "done":
         out.print()
-        out.print(why, markup=False)
+        out.print(visible(why), markup=False)
 
 
 def explain(task_id: TaskId, path: WorkerPath) -> None:
@@ -68,7 +68,7 @@ def explain(task_id: TaskId, path: WorkerPath) -> None:
             raise StreaqError(UNKNOWN.format(id=task_id, queue=worker.queue_name))
         return await worker.explain_by_id(task_id)
 
-    screen().print(_ask(task_id, path, look), markup=False, soft_wrap=True)
+    screen().print(visible(_ask(task_id, path, look)), markup=False, soft_wrap=True)
 
 
 def result(

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from streaq.cli.words import DIM, STATE_STYLES, moment
 from streaq.utils import say_ms
+from streaq.wire import visible
 
 if TYPE_CHECKING:
     from streaq.history import PastAttempt, TaskHistory
@@ -75,7 +76,7 @@ def _end_of(attempt: PastAttempt, now_ms: int) -> Text:
     took_ms = (attempt.ended_ms or now_ms) - attempt.began_ms
     line.append(f" {'for' if attempt.ended_ms is None else 'after'} {say_ms(max(0, took_ms))}")
     if attempt.error:
-        line.append(f"  {attempt.error}", style="default")
+        line.append(f"  {visible(attempt.error)}", style="default")
     return line
 
 
@@ -90,7 +91,7 @@ def _add_rest(history: TaskHistory, now_ms: int, add: Callable[[int, Text | str]
                 else (f"{history.outcome} ({history.reason})")
             )
             line = Text(word, style=STATE_STYLES.get(history.outcome, "default"))
-            add(history.finished_ms, line.append(f"  {history.error}", style="default"))
+            add(history.finished_ms, line.append(f"  {visible(history.error)}", style="default"))
     elif history.state == "scheduled" and history.due_ms > now_ms:
         style = STATE_STYLES["scheduled"]
         what = f"due, in {say_ms(history.due_ms - now_ms)}"

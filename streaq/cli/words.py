@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 from streaq.types import StreaqError
 from streaq.utils import DAY_MS, say_ms
+from streaq.wire import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,7 +48,7 @@ def screen() -> Console:
 def complain(problem: str) -> None:
     """One line on stderr about what is wrong."""
     red, plain = ("\033[1;31m", "\033[0m") if sys.stderr.isatty() else ("", "")
-    sys.stderr.write(f"{red}error:{plain} {' '.join(problem.split())}\n")
+    sys.stderr.write(f"{red}error:{plain} {visible(' '.join(problem.split()))}\n")
 
 
 def streaq_error(error: BaseException) -> StreaqError | None:

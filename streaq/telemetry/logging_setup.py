@@ -6,6 +6,7 @@ in the same shape, with the ids of the running task on every line.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -17,12 +18,13 @@ from typing import Any, Literal, TextIO, TypeAlias, cast, get_args
 from uuid import UUID
 
 import structlog
-from structlog.typing import EventDict, Processor
+from structlog.typing import EventDict, ExcInfo, Processor
 
 from streaq.telemetry.context import TaskContextFilter, current_fields
 from streaq.telemetry.lines import Line
 from streaq.telemetry.names_logs import CONTEXT_FIELDS
 from streaq.types import StreaqError
+from streaq.wire import visible
 
 try:
     import orjson
@@ -145,10 +147,9 @@ def _console(*, colors: bool) -> logging.Formatter:
             _streaqs_own,
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
             *shared,
+            _visible_exception,
             # The default formatter would print the values of local variables.
-            structlog.dev.ConsoleRenderer(
-                colors=colors, exception_formatter=structlog.dev.plain_traceback
-            ),
+            structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=_visible_traceback),
         ],
     )
 
@@ -162,10 +163,25 @@ def _streaqs_own(_: Any, __: str, fields: EventDict) -> EventDict:
     line = fields["_record"].msg
     if not isinstance(line, Line):
         return fields
-    shown = {**line, "_record": fields["_record"], "_from_structlog": True}
-    if places := line.get("traceback"):
-        shown["traceback"] = " > ".join(places)
+    shown: EventDict = {"_record": fields["_record"], "_from_structlog": True}
+    for name, value in line.items():
+        said = " > ".join(value) if name == "traceback" else value
+        shown[name] = visible(" ".join(said.split())) if isinstance(said, str) else said
     return shown
+
+
+def _visible_exception(_: Any, __: str, fields: EventDict) -> EventDict:
+    """Where the chain before has made a text of it."""
+    said = fields.get("exception")
+    if isinstance(said, str):
+        fields["exception"] = visible(said)
+    return fields
+
+
+def _visible_traceback(out: TextIO, exc_info: ExcInfo) -> None:
+    text = io.StringIO()
+    structlog.dev.plain_traceback(text, exc_info)
+    out.write(visible(text.getvalue()))
 
 
 class JsonFormatter(logging.Formatter):

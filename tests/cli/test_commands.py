@@ -221,6 +221,21 @@ def test_a_group_says_what_it_is_of(cli: Here, shop: Any) -> None:
     assert why in cli("explain", task.id, "shop:worker").out
 
 
+def test_no_exception_steers_a_terminal(cli: Here, shop: Any) -> None:
+    async def run() -> Any:
+        task = await shop.fail.enqueue("\x1b[2J\x9b31m\x07")
+        await task.result(5)
+        return task
+
+    task = do(shop.worker, run)
+    for said in (
+        cli("task", "result", task.id, "shop:worker").err,
+        cli("task", "show", task.id, "shop:worker").out,
+        cli("explain", task.id, "shop:worker").out,
+    ):
+        assert r"ValueError: \x1b[2J\x9b31m\x07" in said
+
+
 def test_a_result_that_is_not_there_yet(cli: Here, shop: Any) -> None:
     async def run() -> Any:
         return await shop.add.enqueue(1, 2)

@@ -72,3 +72,8 @@ def test_the_error_inside_of_groups_is_found() -> None:
     assert streaq_error(ExceptionGroup("g", [ExceptionGroup("h", [error])])) is error
     assert streaq_error(ExceptionGroup("g", [error, ValueError()])) is None
     assert streaq_error(ValueError()) is None
+
+
+def test_complaints_do_not_steer_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    complain("no \x1b[2J\nway")
+    assert capsys.readouterr().err == "error: no \\x1b[2J way\n"

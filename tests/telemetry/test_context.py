@@ -338,6 +338,25 @@ def test_structlogs_exceptions_are_told_once(is_bound: bool) -> None:
     assert "exc_info" not in line
 
 
+CONTROLS = "\x1b[2J \x1b]0;title\x07 \x9b31m \x7f \r"
+
+
+def test_no_exception_steers_a_terminal() -> None:
+    stream = io.StringIO()
+    configure_logging("console", "info", stream)
+    forged = ValueError(f"oops\n2026-01-01 00:00:00 [info     ] task.finished {CONTROLS}")
+    LogsHook().on_fail(ending(attempt(), "failed", "error", forged))
+    assert len(stream.getvalue().splitlines()) == 1
+    for log in (logging.getLogger("mine"), structlog.get_logger("mine")):
+        try:
+            raise raised(ValueError(CONTROLS))
+        except ValueError:
+            log.exception("oh no")
+    said = stream.getvalue()
+    assert not [c for c in said if c != "\n" and not c.isprintable()]
+    assert said.count("\\x1b[2J") == 3
+
+
 def test_console_has_colours_on_a_terminal_only() -> None:
     terminal, pipe = Terminal(), io.StringIO()
     write_lines(terminal, "console")
