@@ -105,7 +105,9 @@ def _logs() -> Iterator[str]:
 
 def _log(event: LogEvent) -> str:
     fields, optional = _code(event.fields), _code(event.optional)
-    return f"| `{event.name}` | {event.level} | {_cell(event.help)} | {fields} | {optional} |"
+    others = (f", or {level} ({reason})" for reason, level in event.other_levels.items())
+    level = "".join((event.level, *others))
+    return f"| `{event.name}` | {level} | {_cell(event.help)} | {fields} | {optional} |"
 
 
 if __name__ == "__main__":

@@ -54,6 +54,10 @@ def timeline(history: TaskHistory, now_ms: int) -> Table:
         table.add_row(moment(ms, now_ms), f"+{say_ms(max(0, ms - history.created_ms))}", what)
 
     add(history.created_ms, "enqueued")
+    left_out = history.attempts[0].number - 1 if history.attempts else 0
+    if left_out > 0:
+        said = "1 earlier try is" if left_out == 1 else f"{left_out} earlier tries are"
+        table.add_row("", "", Text(f"{said} not kept", style=DIM))
     for attempt in history.attempts:
         add(attempt.began_ms, _start_of(attempt))
         add(attempt.ended_ms or now_ms, _end_of(attempt, now_ms))

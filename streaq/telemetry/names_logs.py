@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 Level: TypeAlias = Literal["debug", "info", "warning", "error"]
@@ -51,7 +52,7 @@ FIELDS: dict[str, str] = {
     "concurrency": "Attempts the worker runs at once.",
     "priorities": "Priorities the worker serves, lowest first.",
     "tasks": "Tasks the worker registers, or those running while the loop is blocked.",
-    "backend": "asyncio or trio.",
+    "backend": "Event loop and Python, such as asyncio, Python 3.12.1.",
     "version": "Version of streaq.",
     "outage_ms": "Milliseconds that Redis was gone.",
     "blocked_ms": "Milliseconds since the event loop last ran.",
@@ -65,13 +66,17 @@ FIELDS: dict[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class LogEvent:
-    """One log line: its event name, level, meaning and fields (optional ones last)."""
+    """One log line: its event name, level, meaning and fields (optional ones last).
+
+    ``other_levels`` are those that it has for some reasons.
+    """
 
     name: str
     level: Level
     help: str
     fields: tuple[str, ...]
     optional: tuple[str, ...] = ()
+    other_levels: Mapping[str, Level] = field(default_factory=dict[str, Level])
 
 
 _ATTEMPT = (*TASK_FIELDS, "try", "worker_id")
@@ -121,9 +126,10 @@ LOG_EVENTS: tuple[LogEvent, ...] = (
     LogEvent(
         "task.refused",
         "error",
-        "The task ended without its body being run; a warning when it had expired.",
+        "The task ended without its body being run.",
         (*_ATTEMPT, "reason"),
         (*_TRACE, *_ERROR),
+        {"expired": "warning"},
     ),
     LogEvent(
         "task.reclaimed",

@@ -55,9 +55,9 @@ async def fail_in_a_group(message: str) -> None:
         group.start_soon(fail.fn, message)
 
 
-@worker.task
-async def flaky() -> int:
-    if flaky.context.tries < 3:
+@worker.task(max_tries=None)
+async def flaky(tries: int = 3) -> int:
+    if flaky.context.tries < tries:
         raise StreaqRetry("not yet", delay=0)
     return flaky.context.tries
 

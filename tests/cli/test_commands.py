@@ -136,6 +136,21 @@ def test_show_draws_the_attempts(cli: Here, shop: Any, retried: Any) -> None:
     ]
 
 
+def test_show_says_how_many_tries_are_left_out(cli: Here, shop: Any) -> None:
+    async def run() -> Any:
+        task = await shop.flaky.enqueue(24)
+        await task.result(10)
+        return task
+
+    task = do(shop.worker, run)
+    out = cli("task", "show", task.id, "shop:worker").out
+    lines = [shell(line).strip() for line in out.splitlines()]
+    at = next(n for n, line in enumerate(lines) if line.endswith("enqueued"))
+    first = int(lines[at + 2].partition("try ")[2].split()[0])
+    assert first > 1
+    assert lines[at + 1] == f"{first - 1} earlier tries are not kept"
+
+
 def test_show_as_json(cli: Here, retried: Any, shop: Any) -> None:
     said = cli("task", "show", retried.id, "shop:worker", "--json")
     history = json.loads(said.out)

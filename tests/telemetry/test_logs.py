@@ -16,6 +16,7 @@ from streaq.telemetry.lines import Line
 from streaq.telemetry.logs import LogRules, LogsHook, traceback_of
 from streaq.types import StreaqError, StreaqRetry
 from tests.telemetry.events import SAMPLED, attempt, ending, enqueue, raised
+from tools import telemetry_docs
 
 EVENTS = {event.name: event for event in names.LOG_EVENTS}
 SECRETS = ("arg-secret", "kwarg-secret", "result-secret", "local-secret")
@@ -140,7 +141,13 @@ def test_refused(bench: Bench, reason: str) -> None:
     bench.hook.on_refuse(ending(attempt(started_ms=0), "refused", reason, ValueError("no")))
     line = bench.line()
     assert (line["event"], line["reason"]) == ("task.refused", reason)
+    event = EVENTS["task.refused"]
     assert line["log_level"] == ("warning" if reason == "expired" else "error")
+    assert line["log_level"] == event.other_levels.get(reason, event.level)
+
+
+def test_the_docs_say_each_level() -> None:
+    assert "| `task.refused` | error, or warning (expired) |" in telemetry_docs.render()
 
 
 def test_reclaimed_and_fenced() -> None:
