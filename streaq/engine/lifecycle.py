@@ -90,6 +90,7 @@ class Life:
         self._working = anyio.CancelScope()
         self._reason = "cancelled"
         self._signalled = False
+        self._has_begun = False
 
     async def run(self, task_status: TaskStatus[None]) -> None:
         """Work until a signal, the end of the burst, or cancellation."""
@@ -101,7 +102,6 @@ class Life:
             self._leases.start()
             watchdog.start()
             self._health.ready(self._settings.concurrency)
-            self._tell(start=True)
             try:
                 await self._work(watchdog, task_status)
             finally:
@@ -113,7 +113,8 @@ class Life:
                         group.cancel_scope.cancel()
                     watchdog.stop()
                     self._health.stopped()
-                    self._tell(start=False)
+                    if self._has_begun:
+                        self._tell(start=False)
 
     async def _work(self, watchdog: Watchdog, task_status: TaskStatus[None]) -> None:
         pump, broker, settings = self.pump, self._broker, self._settings
@@ -122,6 +123,9 @@ class Life:
             await broker.listen(self._on_control, self._on_control_ready)
             if settings.handle_signals and threading.current_thread() is threading.main_thread():
                 await group.start(self._handle_signals)  # before anything is claimed
+            # Whoever hears of it may send a signal.
+            self._has_begun = True
+            self._tell(start=True)
             group.start_soon(self._beat, watchdog)
             group.start_soon(pump.reader.run)
             group.start_soon(pump.help_forever)

@@ -16,6 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 import streaq
+from streaq.broker.keys import Keys
 from streaq.cli.app import app
 from tests.cli.support import Here, Process, process
 from tests.support import running
@@ -88,6 +89,10 @@ def test_status_shows_the_timetable(cli: Here, shop: Any) -> None:
     async def new_year() -> None: ...
 
     async def look() -> Any:
+        crons = f"{Keys(shop.worker.queue_name).base}crons"
+        with anyio.fail_after(5):
+            while not await shop.worker.redis.exists(crons):  # noqa: ASYNC110 - no event tells
+                await anyio.sleep(0.005)
         return await anyio.to_thread.run_sync(lambda: cli("status", "shop:worker"))
 
     out = shell(do(shop.worker, look).out)
