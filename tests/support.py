@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from types import FrameType
 from typing import Any, Protocol
 
 import anyio
@@ -51,3 +53,22 @@ def bring_forward(client: redis.Redis, queue: str) -> None:
             for member in client.zrange(raw, 0, -1):
                 client.zadd(raw, {member: int(time.time() * 1000) - 1000})
     client.publish(keys.control, "due 0")
+
+
+def instructions(call: Callable[[], object]) -> int:
+    """Bytecode instructions of a call: what it costs, whatever else the machine does."""
+    count = 0
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal count
+        frame.f_trace_opcodes = True
+        count += event == "opcode"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    finally:
+        sys.settrace(before)
+    return count

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import timeit
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -24,6 +23,7 @@ from streaq.telemetry.propagation import LINK_HEADER, Rules, parse, traceparent
 from streaq.telemetry.scope import ScopeHook
 from streaq.telemetry.tracing import Tracing, TracingHook
 from streaq.types import StreaqCancelled, StreaqRetry
+from tests.support import instructions
 from tests.telemetry.events import attempt, ending, enqueue, raised
 
 KNOWN = {attribute.name for attribute in names.ATTRIBUTES}
@@ -474,8 +474,8 @@ def test_a_no_op_provider_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_an_sdk_it_costs_next_to_nothing() -> None:
     hook = TracingHook(Tracing(), Rules(), queue="q", client_id="w")
     a = attempt()
-    best = min(timeit.repeat(lambda: hook.open_attempt(a), number=1000, repeat=50)) / 1000
-    assert best < 0.5e-6 * 3, "three times the target, for slow machines"
+    assert hook.open_attempt(a) is None  # and has looked for one
+    assert instructions(lambda: hook.open_attempt(a)) <= 60, "38 with Python 3.11"
 
 
 def test_known_attributes_are_those_of_the_spans() -> None:
