@@ -22,6 +22,7 @@ from uuid import uuid4
 
 import pytest
 import redis
+import structlog
 
 from streaq import Worker
 from streaq.broker.keys import STAY, Keys
@@ -106,6 +107,13 @@ def make_worker(redis_url: str, queue: str) -> MakeWorker:
         return Worker(queue_name=f"{queue}{suffix}", **options)
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def structlog_stays_as_it_was() -> Iterator[None]:
+    """Not configured: what one test makes of it is nothing to the next."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(autouse=True)

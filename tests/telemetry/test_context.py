@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Iterator
 from contextvars import copy_context
 from datetime import UTC, datetime
 from enum import Enum
@@ -136,13 +135,6 @@ def root_logger(monkeypatch: pytest.MonkeyPatch) -> logging.Logger:
     monkeypatch.setattr(root, "handlers", [])
     monkeypatch.setattr(root, "level", root.level)
     return root
-
-
-@pytest.fixture(autouse=True)
-def _structlog() -> Iterator[None]:
-    """Put back as it was: not configured."""
-    yield
-    structlog.reset_defaults()
 
 
 class Terminal(io.StringIO):

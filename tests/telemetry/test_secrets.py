@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-import structlog
 
 from streaq import StreaqCancelled, StreaqRetry, Worker
 from streaq.telemetry import Telemetry, configure_logging
@@ -29,13 +28,12 @@ def anyio_backend() -> str:
 
 @pytest.fixture(autouse=True)
 def root_logger() -> Iterator[logging.Logger]:
-    """The root logger, put back as it was afterwards; structlog too."""
+    """The root logger, put back as it was afterwards."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield root
     root.handlers[:] = handlers
     root.setLevel(level)
-    structlog.reset_defaults()
 
 
 @dataclass
