@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import signal
@@ -13,11 +14,13 @@ from typing import Any
 
 import anyio
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 import streaq
-from streaq.broker.keys import Keys
+from streaq.broker.inspect import QueueSnapshot
 from streaq.cli.app import app
+from streaq.cli.status import picture
 from tests.cli.support import Here, Process, process
 from tests.support import running
 
@@ -84,14 +87,28 @@ def test_status_shows_what_waits_and_who_works(cli: Here, shop: Any) -> None:
     assert "add" in parsed["workers"][0]["functions"]
 
 
+@pytest.mark.parametrize(
+    ("reserved", "said"),
+    [({}, "2 of 4 "), ({"reserved": 0}, "2 of 4 "), ({"reserved": 3}, "3 reserved")],
+)
+def test_status_tells_what_is_prefetched_from_what_runs(
+    reserved: dict[str, int], said: str
+) -> None:
+    worker = {"id": "w1", "host": "here", "pid": 7, "concurrency": 4, "running": 2, **reserved}
+    screen = Console(file=io.StringIO(), width=120)
+    screen.print(picture(QueueSnapshot("q", 1_000, [], [worker]), [], "redis://here"))
+    out = shell(screen.file.getvalue())  # type: ignore[attr-defined]
+    assert said in out
+    assert "2 of 4" in out
+
+
 def test_status_shows_the_timetable(cli: Here, shop: Any) -> None:
     @shop.worker.cron("0 12 1 1 *", name="new_year")
     async def new_year() -> None: ...
 
     async def look() -> Any:
-        crons = f"{Keys(shop.worker.queue_name).base}crons"
         with anyio.fail_after(5):
-            while not await shop.worker.redis.exists(crons):  # noqa: ASYNC110 - no event tells
+            while not (await shop.worker.snapshot()).crons:  # noqa: ASYNC110 - no event tells
                 await anyio.sleep(0.005)
         return await anyio.to_thread.run_sync(lambda: cli("status", "shop:worker"))
 
