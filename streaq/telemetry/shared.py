@@ -16,8 +16,9 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Iterator, MutableSequence
+from collections.abc import Iterator, MutableSequence, Sequence
 from functools import cache
+from itertools import zip_longest
 
 from streaq.telemetry import names
 from streaq.telemetry.cells import (
@@ -40,8 +41,8 @@ STORE_VARIABLE = "STREAQ_TELEMETRY_STORE"
 
 logger = logging.getLogger("streaq")
 
-_LINE = 4
-"""Elements of a directory line that this version knows; a later one may write more."""
+_LINE = 3
+"""Elements of a directory line: name, labels, first cell. A later version may write more."""
 _COUNTS = struct.Struct("=QQ")
 _EXEMPLAR = struct.Struct("=16sdd")
 _EXEMPLAR_CELLS = _EXEMPLAR.size // CELL_BYTES
@@ -92,12 +93,10 @@ class SharedStore:
         When the store is full, what is counted is lost, with one warning: a task must not fail
         for it.
         """
-        exemplars = (width_of(metric) - 1) * _EXEMPLAR_CELLS
         with self._lock:
             written, used = self._counts()
-            width = width_of(metric)
-            line = json.dumps([metric.name, labels, used, width]).encode() + b"\n"
-            end = used + width + exemplars
+            line = json.dumps([metric.name, labels, used]).encode() + b"\n"
+            end = used + _cells_of(metric)
             if written + len(line) > DIRECTORY_BYTES or end > len(self._view):
                 self._warn()
                 return _WASTE
@@ -121,13 +120,14 @@ class SharedStore:
     def _directory(self) -> list[tuple[Metric, tuple[str, ...], int]]:
         with self._lock:
             written, _ = self._counts()
-            lines = bytes(self._all[self._read : written]).splitlines()
+            text = bytes(self._all[self._read : written])
+            lines = [json.loads(line)[:_LINE] for line in text.splitlines()]
             self._read = written
-            for line in lines:
-                name, labels, offset, width = json.loads(line)[:_LINE]
+            following = [first for _, _, first in lines[1:]]
+            for (name, labels, first), then in zip_longest(lines, following):
                 metric = METRIC_BY_NAME.get(name)
-                if metric and (len(metric.labels), width_of(metric)) == (len(labels), width):
-                    self._places.append((metric, tuple(labels), offset))
+                if metric and _is_as_known(metric, labels, then and then - first):
+                    self._places.append((metric, tuple(labels), first))
                 else:
                     _tell_of_stranger(name)
             return list(self._places)
@@ -153,6 +153,19 @@ class SharedStore:
                 RuntimeWarning,
                 stacklevel=4,
             )
+
+
+def _cells_of(metric: Metric) -> int:
+    numbers = width_of(metric)
+    return numbers + (numbers - 1) * _EXEMPLAR_CELLS
+
+
+def _is_as_known(metric: Metric, labels: Sequence[str], cells: int | None) -> bool:
+    """Whether the process that writes has the same labels and buckets.
+
+    :param cells: those that it has for the series; None when that is not known yet.
+    """
+    return len(metric.labels) == len(labels) and cells in (None, _cells_of(metric))
 
 
 @cache

@@ -361,6 +361,18 @@ async def test_a_returned_task_is_not_late_for_having_run(bench: Bench) -> None:
     assert again.task_id == "a"
 
 
+async def test_a_returned_task_that_began_expires_no_more(bench: Bench) -> None:
+    worker = await bench.worker()
+    await bench.publish(task("a", expires_in="1000"), task("b", expires_in="1000"))
+    a, b = await worker.claim(2)
+    for task_id in "ab":
+        await bench.raw("HSET", f"{bench.base}task:{task_id}", "till", 1)
+    await worker.settle(worker.hand_back(a, when="+0"), worker.hand_back(b))
+    reply = await worker.exchange(want=2, reclaim=True)
+    assert [c.task_id for c in reply.claimed] == ["a"]
+    assert [(r.task_id, r.reason) for r in reply.refused] == [("b", "expired")], "it never began"
+
+
 async def test_an_attempt_that_never_began_has_no_trace_but_the_next_one_knows_one(
     bench: Bench,
 ) -> None:

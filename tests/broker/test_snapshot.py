@@ -190,3 +190,56 @@ async def test_what_is_due_but_not_moved_yet_has_depth(bench: Bench) -> None:
     await bench.publish(task("a", due=f"+{LONG_MS}"), task("b", due=f"+{LONG_MS}"))
     await bench.becomes_due("a")
     assert counts(await look(bench)) == (1, 1, 0, 0)
+
+
+async def test_a_sweep_makes_nothing_younger(bench: Bench) -> None:
+    """Nobody would be told of tasks that no worker takes over."""
+    dead, alive = await bench.worker("w1"), await bench.worker("w2")
+    await enqueue_long_ago(bench, a=1_000)
+    await dead.claim_one("a")
+    await bench.raw("ZADD", f"{bench.base}workers", 5_000, "w1")
+    assert await bench.broker.sweep(alive.lease_ms) == 0, "it holds a message"
+    assert (await look(bench)).oldest_due_ms == 5_000
+
+
+async def test_what_was_handed_back_hides_nothing_older(bench: Bench) -> None:
+    """Its message keeps its place, its task waits anew."""
+    worker = await bench.worker()
+    await enqueue_long_ago(bench, a=1_000, b=2_000)
+    a = await worker.claim_one("a")
+    (b,) = (await worker.exchange(reserve=1)).reserved
+    await worker.settle(worker.hand_back(a, when="+0"))
+    await bench.call("release", [worker.worker_id, *b[:2], b.priority])
+    assert (await look(bench)).oldest_due_ms == 2_000
+
+
+async def test_what_a_dead_worker_had_prefetched_waited_all_along(bench: Bench) -> None:
+    worker = await bench.worker()
+    await enqueue_long_ago(bench, a=1_000, b=2_000)
+    await worker.claim_one("a")
+    await worker.exchange(reserve=1)
+    await bench.raw("ZADD", f"{bench.base}workers", 7_000, "w1")
+    assert (await look(bench)).oldest_due_ms == 2_000
+
+
+async def test_of_very_many_prefetched_messages_the_number_is_reckoned(bench: Bench) -> None:
+    """Not looked at one by one, while Redis does nothing else."""
+    worker = await bench.worker()
+    await worker.renew(health='{"concurrency":2}')
+    await bench.publish(*(task(f"t{i}") for i in range(400)))
+    await worker.exchange(want=2)
+    await worker.exchange(reserve=398)
+    assert counts(await look(bench)) == (398, 0, 0, 2)
+
+
+async def test_it_is_told_while_redis_takes_no_writes(bench: Bench) -> None:
+    await bench.worker()
+    await enqueue_long_ago(bench, a=1_000)
+    await bench.raw("ZADD", f"{bench.base}late:{DEFAULT}", 1, "gone", 2, "gone too")
+    await bench.raw("CONFIG", "SET", "min-replicas-to-write", 1)
+    try:
+        assert (await look(bench)).oldest_due_ms == 1_000
+    finally:
+        await bench.raw("CONFIG", "SET", "min-replicas-to-write", 0)
+    await look(bench)
+    assert f"late:{DEFAULT}" not in await bench.keys()

@@ -174,8 +174,8 @@ def _leases() -> list[Panel]:
         ),
         graph(
             "Leases held",
-            "Tasks that Redis says are running. Above the number of running attempts for long: "
-            "leases of dead workers, about to be reclaimed.",
+            "Tasks that live workers run, as Redis has it. Above the number of running attempts "
+            "for long: a worker that Prometheus does not scrape.",
             [Query(promql.gauge(QUEUE_RUNNING, (QUEUE, PRIORITY)), "{{queue}} / {{priority}}")],
             "short",
             width=8,

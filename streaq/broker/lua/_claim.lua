@@ -42,7 +42,7 @@ local function objection(worker, id, t, opts, lease_ms)
   local tries = tonumber(t.try or 0) or 0
   if t.stop then
     return 'aborted', 'user', ''
-  elseif t.till and tries == 0 and (tonumber(t.till) or 0) < now then
+  elseif t.till and tries == 0 and not t.first and (tonumber(t.till) or 0) < now then
     return 'refused', 'expired', ''
   elseif not opts then
     return 'refused', 'unknown', ''

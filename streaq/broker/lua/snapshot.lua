@@ -1,7 +1,6 @@
 -- include _base
 -- The state of the whole queue for gauges and `streaq status`, in one call whose cost does not grow
--- with the number of tasks: with that of priorities, workers, cron jobs, and of messages that
--- somebody has prefetched. Running is what a live worker runs; what waits for one has depth: behind
+-- with the number of tasks: with that of priorities, workers and cron jobs. Running is what a live worker runs; what waits for one has depth: behind
 -- a worker that died or is busy, handed back, or due and not yet moved to the stream.
 --
 -- ARGV: none.
@@ -33,55 +32,72 @@ end
 -- Of tasks that were moved to the stream late, and so are behind what came before them: one that
 -- waits still. The others are forgotten, a thousand at a time.
 local function oldest_late(pri)
-  local zset = base .. 'late:' .. pri
-  for _ = 1, 1000 do
-    local head = redis.call('ZRANGE', zset, 0, 0, 'WITHSCORES')
-    if not head[1] then
+  local zset, from = base .. 'late:' .. pri, 0
+  for _ = 1, 10 do
+    local found = redis.call('ZRANGE', zset, from, from + 99, 'WITHSCORES')
+    local stale = {}
+    for i = 1, #found, 2 do
+      local raw = redis.call('HMGET', base .. 'task:' .. found[i], 'state', 'due')
+      if raw[1] == 'queued' and tonumber(raw[2]) == tonumber(found[i + 1]) then
+        return found[i]
+      end
+      stale[#stale + 1] = found[i]
+    end
+    if #stale == 0 then
       return nil
     end
-    local raw = redis.call('HMGET', base .. 'task:' .. head[1], 'state', 'due')
-    if raw[1] == 'queued' and tonumber(raw[2]) == tonumber(head[2]) then
-      return head[1]
-    end
-    redis.call('ZREM', zset, head[1])
+    -- A server that takes no writes now is looked at all the same.
+    local gone = redis.pcall('ZREM', zset, unpack(stale))
+    from = type(gone) == 'number' and from or from + #stale
   end
 end
+
+-- Messages that are looked at one by one, of all priorities: the rest is reckoned.
+local most = 300
 
 -- What waits of one priority: how many of the messages that somebody holds, and since when the
 -- oldest of all has been due (or there, if it was due before it came; or without its worker).
 local function waiting(pri)
   local stream = base .. 'stream:' .. pri
   local count, oldest = 0, nil
+
+  -- Whether a live worker runs it; `died` is when its worker did, if it has.
   local function consider(id, died)
-    local raw = redis.call('HMGET', base .. 'task:' .. (id or ''), 'due', 'made')
+    local raw = redis.call('HMGET', base .. 'task:' .. (id or ''), 'due', 'made', 'who')
     local due, made = tonumber(raw[1]), tonumber(raw[2])
-    local since = due and math.max(due, made or 0, tonumber(died) or 0)
-    if since and (not oldest or since < oldest) then
-      oldest = since
+    if not due or (raw[3] and not died) then
+      return raw[3]
     end
+    local since = math.max(due, made or 0, raw[3] and tonumber(died) or 0)
+    oldest = math.min(oldest or since, since)
+    return false
   end
-  local function task_of(from, to)
+
+  local function task_at(from, to)
     local entry = redis.call('XRANGE', stream, from, to or from, 'COUNT', 1)[1]
     return entry and entry[2][2]
   end
+
+  -- What was handed back, left behind by a worker that died, or prefetched by one that is busy.
   for consumer, many in pairs(held[pri]) do
-    if not slots[consumer] then -- handed back, or left behind by a worker that died
-      count = count + many
-      local first = redis.call('XPENDING', stream, GROUP, '-', '+', 1, consumer)[1][1]
-      consider(task_of(first), redis.call('ZSCORE', base .. 'workers', consumer))
-    elseif all_held[consumer] > slots[consumer] then -- more than it can run: it has prefetched
-      for _, entry in ipairs(redis.call('XPENDING', stream, GROUP, '-', '+', many, consumer)) do
-        local id = task_of(entry[1])
-        if id and not redis.call('HGET', base .. 'task:' .. id, 'who') then
-          count = count + 1
-          consider(id)
+    local over = all_held[consumer] - (slots[consumer] or 0)
+    if over > 0 then
+      local died = not slots[consumer] and (redis.call('ZSCORE', base .. 'workers', consumer) or 0)
+      local some = math.min(many, most)
+      local seen = some > 0 and redis.call('XPENDING', stream, GROUP, '-', '+', some, consumer) or {}
+      local waits = 0
+      for _, entry in ipairs(seen) do
+        if not consider(task_at(entry[1]), died) then
+          waits = waits + 1
         end
       end
+      most = most - #seen
+      count = count + (died and many or #seen == many and waits or math.min(over, many))
     end
   end
   local groups = redis.pcall('XINFO', 'GROUPS', stream)
   local is_read = not groups.err and groups[1]
-  consider(task_of(is_read and '(' .. hash(groups[1])['last-delivered-id'] or '-', '+'))
+  consider(task_at(is_read and '(' .. hash(groups[1])['last-delivered-id'] or '-', '+'))
   consider(redis.call('ZRANGEBYSCORE', base .. 'due:' .. pri, '-inf', now, 'LIMIT', 0, 1)[1])
   consider(oldest_late(pri))
   return count, oldest and int(oldest) or ''

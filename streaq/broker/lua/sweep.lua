@@ -4,9 +4,11 @@
 -- A consumer is deleted only when it holds no message: deleting it would lose them.
 -- ARGV: lease ms, worker that stops ('' for none).
 -- Reply: how many were forgotten.
+local MOST = 50
 local lease_ms, leaving = tonumber(ARGV[1]), ARGV[2]
 local workers = base .. 'workers'
-local gone = redis.call('ZRANGEBYSCORE', workers, '-inf', now - lease_ms, 'LIMIT', 0, 50)
+-- One that holds messages still is looked at again next time; the others come after it.
+local gone = redis.call('ZRANGEBYSCORE', workers, '-inf', now - lease_ms, 'LIMIT', 0, 500)
 if leaving ~= '' then
   gone = { leaving }
   redis.call('DEL', base .. 'worker:' .. leaving)
@@ -30,12 +32,13 @@ end
 
 local forgotten = 0
 for _, worker in ipairs(gone) do
-  if forget(worker) then
+  if forgotten == MOST then
+    break
+  elseif forget(worker) then
     redis.call('ZREM', workers, worker)
     forgotten = forgotten + 1
-  else
-    -- Look again once its leases have run out and others took its tasks.
-    redis.call('ZADD', workers, now, worker)
+  elseif leaving ~= '' then
+    redis.call('ZADD', workers, now, worker) -- what it leaves behind has no worker from now on
   end
 end
 return forgotten
