@@ -14,6 +14,7 @@ Example::
 
 from __future__ import annotations
 
+import logging
 import signal
 from collections.abc import Generator, Iterator
 from itertools import count
@@ -110,9 +111,13 @@ def make_worker(redis_url: str, queue: str) -> MakeWorker:
 
 
 @pytest.fixture(autouse=True)
-def structlog_stays_as_it_was() -> Iterator[None]:
-    """Not configured: what one test makes of it is nothing to the next."""
+def logging_stays_as_it_was() -> Iterator[None]:
+    """What one test makes of it, the docs' examples too, is nothing to the next."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
     yield
+    root.handlers[:] = handlers
+    root.setLevel(level)  # by the method: loggers remember what their levels let through
     structlog.reset_defaults()
 
 

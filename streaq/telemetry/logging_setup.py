@@ -6,6 +6,7 @@ in the same shape, with the ids of the running task on every line.
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
 import logging
@@ -36,6 +37,7 @@ _AS_REPR = (
     0 if orjson is None else orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 )
 LEVELS = ("debug", "info", "warning", "error", "critical")
+_LEVELS = {name: logging.getLevelNamesMapping()[name.upper()] for name in LEVELS}
 
 
 def configure_logging(
@@ -67,12 +69,14 @@ def configure_logging(
     if level is not None and level not in LEVELS:
         raise StreaqError(f"Log level {level!r}: it is one of {', '.join(LEVELS)}.")
     root = logging.getLogger()
-    _print_no_values()
+    structlogs = _own_structlog()
     if log_format == "auto" and root.handlers:
         for handler in root.handlers:
             handler.addFilter(TaskContextFilter())
         if level is not None:
             _set_level(level)
+        if structlogs:
+            _print_no_values(structlogs)
         return
     out = stream or cast("TextIO", sys.stderr)
     handler = logging.StreamHandler(out)
@@ -82,46 +86,71 @@ def configure_logging(
     root.setLevel("INFO")
     if level is not None:
         _set_level(level)
-    if not structlog.is_configured():
-        _hand_on_structlog()
+    if structlogs:
+        structlogs[:] = [_to_standard_library]
 
 
-def _print_no_values() -> None:
-    """Of structlog as it is without configuration: its tracebacks show the variables of each frame,
-    and with them what was passed to a task.
+def _own_structlog() -> list[Processor] | None:
+    """The processors of structlog's while the application has not configured it. They are changed
+    in place: loggers that were bound already keep this list, and structlog counts as not
+    configured, so that the application may still do it.
     """
     processors: Any = structlog.get_config()["processors"]
     if structlog.is_configured() or not isinstance(processors, list):
-        return
-    # In place: loggers that were bound already keep this list, and the application may still
-    # configure structlog.
-    processors[-1] = structlog.dev.ConsoleRenderer(
-        colors=sys.stdout.isatty() and not os.environ.get("NO_COLOR"),
-        exception_formatter=structlog.dev.plain_traceback,
-    )
+        return None
+    return cast("list[Processor]", processors)
 
 
-def _hand_on_structlog() -> None:
-    loggers = logging.getLoggerClass()
-    factory = structlog.stdlib.LoggerFactory()
-    logging.setLoggerClass(loggers)  # the factory sets one of its own, for all of the process
-    structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            structlog.contextvars.merge_contextvars,
-            _fields_apart,
-            structlog.processors.StackInfoRenderer(),
-            # Here, while the exception is the current one: a handler may be in another thread.
-            structlog.processors.format_exc_info,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
-        logger_factory=factory,
-    )
+def _print_no_values(processors: list[Processor]) -> None:
+    """Structlog's own tracebacks show the variables of each frame, and with them what was passed to
+    a task.
+    """
+    if processors[-1] is not _to_standard_library:
+        processors[-1] = structlog.dev.ConsoleRenderer(
+            colors=sys.stdout.isatty() and not os.environ.get("NO_COLOR"),
+            exception_formatter=structlog.dev.plain_traceback,
+        )
+
+
+def _to_standard_library(_: Any, method: str, fields: EventDict) -> EventDict:
+    """Hand a line on, as the last and only processor."""
+    logger = logging.getLogger(_module_of_caller())
+    level = logging.ERROR if method == "exception" else _LEVELS.get(method, logging.INFO)
+    if logger.isEnabledFor(level):
+        said: Any = fields
+        for step in _ON_THE_WAY:
+            said = step(logger, method, said)
+        # As ``wrap_for_formatter`` marks it.
+        marks = {"_logger": logger, "_name": method}
+        record = logger.makeRecord(logger.name, level, "", 0, said, (), None, method, marks)
+        logger.handle(record)
+    raise structlog.DropEvent
+
+
+def _module_of_caller() -> str:
+    """Whose line it is: structlog's default loggers do not know their names."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        module = str(frame.f_globals.get("__name__", ""))
+        if module != __name__ and module.partition(".")[0] != "structlog":
+            return module
+        frame = frame.f_back
+    return "structlog"
 
 
 def _fields_apart(_: Any, __: str, fields: EventDict) -> EventDict:
     said = fields.pop("event", "")
     return {"event": said, **_kept_apart(cast("dict[str, Any]", fields))}
+
+
+_ON_THE_WAY: tuple[Processor, ...] = (
+    structlog.contextvars.merge_contextvars,
+    _fields_apart,
+    structlog.processors.StackInfoRenderer(),
+    structlog.dev.set_exc_info,
+    # Here, while the exception is the current one: a handler may be in another thread.
+    structlog.processors.format_exc_info,
+)
 
 
 def _set_level(level: str) -> None:

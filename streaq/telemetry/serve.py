@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
+from weakref import WeakValueDictionary
 
 from prometheus_client import REGISTRY, CollectorRegistry
 
@@ -49,7 +49,8 @@ class SnapshotCall:
         return parse_snapshot(self._keys.queue, raw)
 
 
-_readers: WeakKeyDictionary[Worker[Any], QueueReader] = WeakKeyDictionary()
+_readers: WeakValueDictionary[tuple[int, str], QueueReader] = WeakValueDictionary()
+"""By connector, which its reader keeps alive, and queue: a sandbox lends a worker others."""
 _readers_lock = threading.Lock()
 
 
@@ -57,12 +58,12 @@ def reader_of(worker: Worker[Any]) -> QueueReader:
     """Reads the queue of ``worker``, on a connection of its own: the same for all who ask, so that
     a scrape is one call however many pages show the queue.
     """
+    connector, queue = worker.connector, worker.queue_name
     with _readers_lock:
-        found = _readers.get(worker)
+        found = _readers.get((id(connector), queue))
         if found is None:
-            found = _readers[worker] = QueueReader(
-                SnapshotCall(worker.connector, worker.queue_name)
-            )
+            found = QueueReader(SnapshotCall(connector, queue))
+            _readers[id(connector), queue] = found
         return found
 
 

@@ -251,8 +251,8 @@ class _Keep:
 
     def __call__(self, logger: Any, level: str, fields: EventDict) -> EventDict:
         """Keep a line; it goes on as it is."""
-        bound = current_fields()
-        if bound and _lets_through(logger, level, fields):
+        if current_fields() and _lets_through(logger, level, fields):
+            bound = structlog.contextvars.get_contextvars()
             entry = {**bound, **_formatted(fields), "log_level": level}
             if isinstance(logger, logging.Logger):
                 entry["logger"] = logger.name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -12,6 +13,14 @@ from streaq import Worker
 from streaq.telemetry import Telemetry
 from streaq.telemetry.testing import Captured, capture_telemetry
 from tests.support import MakeWorker
+
+
+@pytest.fixture
+def root_logger() -> logging.Logger:
+    """The root logger, without handlers for as long as the test runs."""
+    root = logging.getLogger()
+    root.handlers[:] = []
+    return root
 
 
 class Stage:

@@ -36,6 +36,8 @@ BOUND = {
     "span_id": "b" * 16,
 }
 
+pytestmark = pytest.mark.usefixtures("root_logger")
+
 
 def inside(body: object, trace: str = SAMPLED) -> None:
     """Run as an attempt is: in a context of its own, with its fields bound."""
@@ -126,15 +128,6 @@ def test_the_scope_says_that_the_task_started() -> None:
 
 
 # ------------------------------------------------------------------ configure_logging
-
-
-@pytest.fixture(autouse=True)
-def root_logger(monkeypatch: pytest.MonkeyPatch) -> logging.Logger:
-    """The root logger, put back as it was afterwards."""
-    root = logging.getLogger()
-    monkeypatch.setattr(root, "handlers", [])
-    monkeypatch.setattr(root, "level", root.level)
-    return root
 
 
 class Terminal(io.StringIO):
@@ -407,11 +400,32 @@ def test_structlogs_lines_are_as_the_others(capsys: pytest.CaptureFixture[str]) 
     charging, failed = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert {name: charging[name] for name in BOUND} == BOUND
     assert (charging["event"], charging["level"]) == ("charging order", "info")
-    assert (charging["logger"], charging["extra_level"], charging["amount"]) == ("shop", "L", 3)
+    assert (charging["logger"], charging["extra_level"], charging["amount"]) == (__name__, "L", 3)
     assert (failed["event"], failed["level"]) == ("oh no 12", "error")
     assert failed["exception"].endswith("ValueError: boom")
     assert "exc_info" not in failed
     assert "local-secret" not in stream.getvalue()
+
+
+def test_a_logger_that_was_bound_before_goes_along(capsys: pytest.CaptureFixture[str]) -> None:
+    bound = structlog.get_logger().bind(service="shop")
+    stream = io.StringIO()
+    configure_logging("json", "info", stream)
+    configure_logging("auto")
+    bound.info("charging")
+    bound.debug("not asked for")
+    line = json.loads(stream.getvalue())
+    assert (line["event"], line["service"]) == ("charging", "shop")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_application_may_still_configure_structlog(capsys: pytest.CaptureFixture[str]) -> None:
+    stream = io.StringIO()
+    configure_logging("json", "info", stream)
+    structlog.configure_once(processors=[structlog.processors.JSONRenderer()])
+    structlog.get_logger().info("charging", amount=3)
+    assert json.loads(capsys.readouterr().out) == {"event": "charging", "amount": 3}
+    assert stream.getvalue() == ""
 
 
 def test_structlogs_lines_on_a_console(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +15,7 @@ from streaq import StreaqCancelled, StreaqRetry, Worker
 from streaq.telemetry import Telemetry, configure_logging
 from tests.support import MakeWorker, running, until
 
-pytestmark = [pytest.mark.anyio]
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("root_logger")]
 
 SECRET = "S3CR3T-4711"
 
@@ -24,16 +23,6 @@ SECRET = "S3CR3T-4711"
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
-
-
-@pytest.fixture(autouse=True)
-def root_logger() -> Iterator[logging.Logger]:
-    """The root logger, put back as it was afterwards."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield root
-    root.handlers[:] = handlers
-    root.setLevel(level)
 
 
 @dataclass

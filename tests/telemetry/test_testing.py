@@ -218,7 +218,8 @@ async def test_lines_of_ones_own_are_captured_inside_of_tasks(
     def body() -> None:
         logging.getLogger("shop").warning("charging %s", 42, extra={"amount": 3})
         logging.getLogger("shop").warning({"a": "dict"})
-        structlog.get_logger().info("charged", amount=4)
+        with structlog.contextvars.bound_contextvars(order=7):
+            structlog.get_logger().info("charged", amount=4)
 
     logging.getLogger("shop").warning("outside")
     structlog.get_logger().info("outside")
@@ -227,8 +228,8 @@ async def test_lines_of_ones_own_are_captured_inside_of_tasks(
     assert (line["amount"], line["log_level"], line["logger"]) == (3, "warning", "shop")
     assert line["trace_id"] == seen.log("task.finished")["trace_id"]
     assert seen.log("{'a': 'dict'}")["task_id"] == line["task_id"]
-    assert seen.log("charged")["amount"] == 4
-    assert seen.log("charged")["log_level"] == "info"
+    charged = seen.log("charged", task="charge", order=7)
+    assert (charged["amount"], charged["log_level"]) == (4, "info")
     assert "outside" not in {entry["event"] for entry in seen.logs}
     assert "charged" in capsys.readouterr().out, "structlog writes as before"
 
