@@ -22,7 +22,7 @@ _WHY = {
 }
 _WORDS = {
     "success": "succeeded",
-    "retried": "to be tried again",
+    "retried": "ended",
     "returned": "handed back (its worker shut down, the try is refunded)",
     "lost": "lost (its worker died)",
     "running": "running",
@@ -79,6 +79,8 @@ def _end_of(attempt: PastAttempt, now_ms: int) -> Text:
     line = Text(word, style=STATE_STYLES.get(attempt.outcome, "default"))
     took_ms = (attempt.ended_ms or now_ms) - attempt.began_ms
     line.append(f" {'for' if attempt.ended_ms is None else 'after'} {say_ms(max(0, took_ms))}")
+    if attempt.outcome == "retried":
+        line.append(", to be tried again")
     if attempt.error:
         line.append(f"  {visible(attempt.error)}", style="default")
     return line

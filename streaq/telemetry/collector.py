@@ -43,14 +43,35 @@ ABSENT_AT_ZERO = {names.WORKER_OLDEST_RUNNING.name}
 """Gauges that have no value while there is nothing to tell."""
 
 
+_UNIT = 1e6
+"""Sums of seconds are added up in whole microseconds: floats would add up to a little less in
+another order, as when a process ends, and less than before is a reset to Prometheus.
+"""
+
+
 @dataclass(slots=True)
 class _Series:
     values: list[float]
+    """As a block has them, but that the sum of a histogram is in microseconds."""
     exemplars: dict[int, Exemplar] = field(default_factory=dict[int, Exemplar])
+
+    @classmethod
+    def of(cls, block: Block) -> _Series:
+        return cls(cls._values(block), dict(block.exemplars))
+
+    @staticmethod
+    def _values(block: Block) -> list[float]:
+        values = list(block.values)
+        if block.metric.buckets:
+            values[-1] = round(values[-1] * _UNIT)
+        return values
+
+    def told(self, metric: Metric) -> tuple[float, ...]:
+        return (*self.values[:-1], self.values[-1] / (_UNIT if metric.buckets else 1))
 
     def join(self, block: Block) -> None:
         merge = _MERGE[block.metric.merge]
-        self.values = [merge(a, b) for a, b in zip(self.values, block.values, strict=True)]
+        self.values = [merge(a, b) for a, b in zip(self.values, self._values(block), strict=True)]
         for bucket, exemplar in block.exemplars.items():
             old = self.exemplars.get(bucket)
             if old is None or old.at_s < exemplar.at_s:
@@ -71,7 +92,7 @@ class Sums:
             by_labels = self._series.setdefault(block.metric.name, {})
             found = by_labels.get(block.labels)
             if found is None:
-                by_labels[block.labels] = _Series(list(block.values), dict(block.exemplars))
+                by_labels[block.labels] = _Series.of(block)
             else:
                 found.join(block)
 
@@ -79,7 +100,7 @@ class Sums:
         """Everything, as blocks again."""
         for metric in names.METRICS:
             for labels, series in self._series.get(metric.name, {}).items():
-                yield Block(metric, labels, tuple(series.values), series.exemplars)
+                yield Block(metric, labels, series.told(metric), series.exemplars)
 
     def families(self) -> Iterator[Family]:
         """Everything, as Prometheus families, in the order of ``names.METRICS``."""
@@ -111,7 +132,7 @@ def _add(family: Family, metric: Metric, labels: tuple[str, ...], series: _Serie
         buckets.append(
             ("+Inf" if bound == inf else repr(bound), total, exemplar and _open_metrics(exemplar))
         )
-    family.add_metric(labels, buckets, series.values[-1])
+    family.add_metric(labels, buckets, series.told(metric)[-1])
 
 
 def _open_metrics(exemplar: Exemplar) -> OpenMetricsExemplar:

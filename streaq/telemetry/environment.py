@@ -79,6 +79,14 @@ _NUMBERS: Mapping[str, Mapping[str, Number]] = {
         "OTEL_EXPORTER_OTLP_METRICS_TIMEOUT": _SOME_TIME,
     },
 }
+_SAMPLERS = (
+    "always_on",
+    "always_off",
+    "traceidratio",
+    "parentbased_always_on",
+    "parentbased_always_off",
+    "parentbased_traceidratio",
+)
 _READ_AT_IMPORT: Mapping[str, Iterable[str]] = {
     "opentelemetry.propagate": ("OTEL_PROPAGATORS",),
     "opentelemetry.sdk.trace": LIMITS,
@@ -144,6 +152,23 @@ def check_numbers(signal: str, environ: Mapping[str, str]) -> None:
         value = environ.get(name, "")
         if not _allows(number, value):
             raise StreaqError(f"{name}={value!r}: it is {number}.")
+
+
+def check_sampler(environ: Mapping[str, str]) -> None:
+    """Refuse a sampler that the SDK does not know: it would sample everything instead.
+
+    :raises StreaqError: naming the variable, and what it may say.
+    """
+    given = environ.get("OTEL_TRACES_SAMPLER", "").strip()
+    if given and given.lower() not in _SAMPLERS:
+        raise StreaqError(f"OTEL_TRACES_SAMPLER={given!r}: it is one of {', '.join(_SAMPLERS)}.")
+    ratio = environ.get("OTEL_TRACES_SAMPLER_ARG", "").strip()
+    if given.lower().endswith("traceidratio") and ratio:
+        share = math.nan
+        with suppress(ValueError):
+            share = float(ratio)
+        if not 0 <= share <= 1:
+            raise StreaqError(f"OTEL_TRACES_SAMPLER_ARG={ratio!r}: it is a number from 0 to 1.")
 
 
 def _allows(number: Number, value: str) -> bool:

@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from opentelemetry import metrics, trace
 
 from streaq.telemetry.config import Telemetry
-from streaq.telemetry.environment import BATCH_SIZE, QUEUE_SIZE, check_numbers, ignored
+from streaq.telemetry.environment import (
+    BATCH_SIZE,
+    QUEUE_SIZE,
+    check_numbers,
+    check_sampler,
+    ignored,
+)
 from streaq.types import StreaqError
 from streaq.wire import one_line
 
@@ -201,9 +207,11 @@ class _Setup:
 
 
 def _checked(names: list[str], signal: str, environ: Mapping[str, str]) -> list[str]:
-    """The names again, once the numbers are known to be such as the SDK can use."""
+    """The names again, once the other variables are known to be such as the SDK can use."""
     if names:
         check_numbers(signal, environ)
+    if names and signal == TRACES:
+        check_sampler(environ)
     return names
 
 

@@ -150,9 +150,9 @@ def test_show_draws_the_attempts(cli: Here, shop: Any, retried: Any) -> None:
     assert [re.sub(r"\d+ ms|\d+\.\d+ s", "T", line) for line in told] == [
         "enqueued",
         f"try 1 started on worker {who}",
-        "to be tried again after T StreaqRetry: not yet",
+        "ended after T, to be tried again StreaqRetry: not yet",
         f"try 2 started on worker {who}",
-        "to be tried again after T StreaqRetry: not yet",
+        "ended after T, to be tried again StreaqRetry: not yet",
         f"try 3 started on worker {who}",
         "succeeded after T",
     ]

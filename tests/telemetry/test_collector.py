@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import random
+from collections.abc import Callable
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter, generate_latest
@@ -107,6 +109,29 @@ def test_counters_of_a_gone_worker_stay_and_its_gauges_go() -> None:
     assert value(registry, "streaq_tasks_started_total") == 5
     assert value(registry, "streaq_tasks_running") is None
     assert len(collector._sources) == 0
+
+
+def test_no_sum_goes_backwards_in_whichever_order_processes_end() -> None:
+    """Floats add up to something else in another order; one digit less is a reset to Prometheus."""
+    dice = random.Random(1)
+    width = len(names.TASK_BUCKETS) + 2
+    for _ in range(300):
+        registry = CollectorRegistry()
+        ends: list[Callable[[], object]] = []
+        for _ in range(3):
+            spent = Block(
+                names.TASK_DURATION,
+                (*ROW, "success"),
+                (*[1.0] * (width - 1), dice.uniform(0, 20)),
+                {},
+            )
+            ends.append(collector_for(registry).add(lambda spent=spent: [spent]))
+        before = value(registry, "streaq_task_duration_seconds_sum")
+        assert before is not None
+        for end in reversed(ends):
+            end()
+            now = value(registry, "streaq_task_duration_seconds_sum")
+            assert now == before
 
 
 def test_a_source_can_be_taken_out_twice_without_harm() -> None:

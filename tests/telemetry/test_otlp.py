@@ -167,6 +167,15 @@ def test_metrics_go_too_when_asked_for(providers: list[Any]) -> None:
             "BATCH_SIZE='11': it is at most OTEL_BSP_MAX_QUEUE_SIZE, 10",
         ),
         ({"OTEL_SPAN_EVENT_COUNT_LIMIT": "-4"}, "OTEL_SPAN_EVENT_COUNT_LIMIT='-4'"),
+        ({"OTEL_TRACES_SAMPLER": "some"}, "OTEL_TRACES_SAMPLER='some': it is one of always_on,"),
+        (
+            {"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "x"},
+            "OTEL_TRACES_SAMPLER_ARG='x': it is a number from 0 to 1",
+        ),
+        (
+            {"OTEL_TRACES_SAMPLER": "ParentBased_TraceIdRatio", "OTEL_TRACES_SAMPLER_ARG": "2"},
+            "OTEL_TRACES_SAMPLER_ARG='2'",
+        ),
         ({"OTEL_EXPORTER_OTLP_TIMEOUT": "nan"}, "OTEL_EXPORTER_OTLP_TIMEOUT='nan'"),
         (
             {"OTEL_METRICS_EXPORTER": "otlp", "OTEL_METRIC_EXPORT_INTERVAL": "0"},
