@@ -74,6 +74,8 @@ class Health:
     ) -> None:
         self._cells = [0.0] * SIZE if cells is None else cells
         self._clock = clock
+        self.whose = ""
+        """Which of several workers it is, for people; empty for the only one."""
 
     def keep_in(self, cells: MutableSequence[float]) -> None:
         """Go on in other cells (``SIZE`` numbers or more), such as those of shared memory."""

@@ -47,8 +47,18 @@ class Member:
 
     def __init__(self, store: SharedStore) -> None:
         self.store = store
-        self.pid: int | None = None
         self.health = Health(store.cells)
+        self._pid: int | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id, once it has one; probes name it."""
+        return self._pid
+
+    @pid.setter
+    def pid(self, pid: int) -> None:
+        self._pid = pid
+        self.health.whose = f"process {pid}"
 
     @property
     def env(self) -> dict[str, str]:

@@ -103,7 +103,8 @@ class HealthChecks:
         due_age_s = self._queue.due_age_s(self._priorities) if self._queue is not None else None
         if not healths:
             return self._absent(due_age_s)
-        problems = [p for health in healths for p in health.problems(self._limits, due_age_s)]
+        limits = self._limits
+        problems = [p for h in healths for p in _named(h, h.problems(limits, due_age_s))]
         if self._queue is not None and self._queue.failing_s() > self._limits.redis_s:
             problems.append(f"Redis has not answered for {self._queue.failing_s():.1f} s")
         return list(dict.fromkeys(problems))
@@ -119,12 +120,17 @@ class HealthChecks:
         healths = self._healths()
         if not healths:
             return ["no worker has started"]
-        unready = [problem for health in healths for problem in health.unready()]
+        unready = [problem for h in healths for problem in _named(h, h.unready())]
         if len(healths) < self._expected:
             unready.append(f"{len(healths)} of {self._expected} worker processes run")
         if self._queue is not None and self._queue.failing_s() > SILENCE_S:
             unready.append("Redis is out of reach")
         return list(dict.fromkeys(unready)) or self.livez()
+
+
+def _named(health: Health, problems: Sequence[str]) -> list[str]:
+    """With whose they are, where there are several."""
+    return [f"{health.whose}: {problem}" if health.whose else problem for problem in problems]
 
 
 class Server:
