@@ -38,6 +38,19 @@ async def running(*workers: Worker[Any]) -> AsyncIterator[None]:
         group.cancel_scope.cancel()
 
 
+def cut_short(worker: Worker[Any]) -> tuple[Any, anyio.Event]:
+    """A task ``t`` whose first attempt only a shutdown ends, and what says that it has begun."""
+    begun = anyio.Event()
+
+    @worker.task(name="t")
+    async def t() -> None:
+        if not begun.is_set():
+            begun.set()
+            await anyio.sleep(30)
+
+    return t, begun
+
+
 async def until(true: Callable[[], bool], timeout_s: float = 5) -> None:
     """Wait for what no event tells, such as the state of the server seen from outside."""
     with anyio.fail_after(timeout_s):

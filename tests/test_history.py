@@ -10,7 +10,7 @@ import pytest
 from streaq import StreaqRetry
 from streaq.broker.inspect import Seen
 from streaq.history import history_of_live
-from tests.support import MakeWorker, running
+from tests.support import MakeWorker, cut_short, running
 
 pytestmark = pytest.mark.anyio
 
@@ -141,14 +141,7 @@ async def test_why_an_attempt_was_started_again(make_worker: MakeWorker) -> None
 
 async def test_an_attempt_after_a_shutdown_says_so(make_worker: MakeWorker) -> None:
     worker = make_worker()
-    begun = anyio.Event()
-
-    @worker.task(name="t")
-    async def t() -> None:
-        if not begun.is_set():
-            begun.set()
-            await anyio.sleep(30)
-
+    t, begun = cut_short(worker)
     async with worker:
         task = await t.enqueue()
         async with running(worker):

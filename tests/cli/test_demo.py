@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from streaq.cli.demo.view import Pace, picture, plain_line, verdict
 from streaq.cli.demo.workload import example_folder
 from streaq.hooks import Enqueue
 from streaq.wire import Record
-from tests.cli.support import Here, process
+from tests.cli.support import Here, Process, process
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -207,17 +208,23 @@ def test_on_a_terminal_the_picture_is_redrawn(
     assert "each of them has exactly one result" in text
 
 
-def test_it_can_be_interrupted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.fixture
+def at_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Process]:
+    """A demo without end that has done tasks."""
     for name in ("REDIS_URL", "STREAQ_EMBEDDED_URL"):
         monkeypatch.delenv(name, raising=False)
     with process("demo", "--seconds", "0", cwd=tmp_path) as run:
         assert run.popen.stdout is not None
         while "tasks done" not in run.popen.stdout.readline():
             pass
-        workers = psutil.Process(run.popen.pid).children(recursive=True)
-        run.signal(signal.SIGINT)
-        said = run.end()
-        _, alive = psutil.wait_procs(workers, timeout=20)
+        yield run
+
+
+def test_it_can_be_interrupted(at_work: Process) -> None:
+    workers = psutil.Process(at_work.popen.pid).children(recursive=True)
+    at_work.signal(signal.SIGINT)
+    said = at_work.end()
+    _, alive = psutil.wait_procs(workers, timeout=20)
     assert said.status == 130
     assert said.err == ""
     assert said.out.endswith("stopped\n")
@@ -225,18 +232,10 @@ def test_it_can_be_interrupted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert not alive
 
 
-def test_nothing_outlives_a_demo_that_is_killed(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    for name in ("REDIS_URL", "STREAQ_EMBEDDED_URL"):
-        monkeypatch.delenv(name, raising=False)
-    with process("demo", "--seconds", "0", cwd=tmp_path) as run:
-        assert run.popen.stdout is not None
-        while "tasks done" not in run.popen.stdout.readline():
-            pass
-        started = psutil.Process(run.popen.pid).children(recursive=True)
-        run.signal(signal.SIGKILL)
-        _, alive = psutil.wait_procs(started, timeout=40)
+def test_nothing_outlives_a_demo_that_is_killed(at_work: Process) -> None:
+    started = psutil.Process(at_work.popen.pid).children(recursive=True)
+    at_work.signal(signal.SIGKILL)
+    _, alive = psutil.wait_procs(started, timeout=40)
     for left in alive:
         left.kill()
     assert len(started) >= 3, "the server, the parent of the workers, a worker"

@@ -12,7 +12,7 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 
 from streaq import StreaqRetry, Worker
-from tests.support import running, until
+from tests.support import cut_short, running, until
 from tests.telemetry.conftest import Stage
 
 pytestmark = pytest.mark.anyio
@@ -183,14 +183,7 @@ async def shows_its_trace(worker: Worker[Any], task_id: str) -> bool:
 async def test_what_a_returned_attempt_ran_is_no_waiting(stage: Stage) -> None:
     """A deploy would look like a queue that is late; from end to end it counts."""
     worker = stage.worker()
-    begun = anyio.Event()
-
-    @worker.task(name="t")
-    async def t() -> None:
-        if not begun.is_set():
-            begun.set()
-            await anyio.sleep(30)
-
+    t, begun = cut_short(worker)
     async with worker:
         with Took(DELAY_S) as took:
             task = await t.enqueue()

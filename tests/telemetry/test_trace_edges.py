@@ -16,7 +16,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from streaq import StreaqCancelled, StreaqRetry, Worker
 from streaq.telemetry import Telemetry
-from tests.support import MakeWorker, running
+from tests.support import MakeWorker, cut_short, running
 from tests.telemetry.conftest import Stage
 
 pytestmark = pytest.mark.anyio
@@ -285,14 +285,7 @@ async def test_abort_of_what_waits_in_the_queue(stage: Stage) -> None:
 
 async def test_shutdown_hands_back(stage: Stage) -> None:
     worker = stage.worker()
-    begun = anyio.Event()
-
-    @worker.task(name="t")
-    async def t() -> None:
-        if not begun.is_set():
-            begun.set()
-            await anyio.sleep(30)
-
+    t, begun = cut_short(worker)
     async with worker:
         task = await t.enqueue()
         async with running(worker):
