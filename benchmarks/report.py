@@ -51,7 +51,10 @@ def sections(book: Book, reasons: Reasons) -> list[str]:
         machine(book),
         heading("Head to head with streaq 7.2.0", verdicts(bars.verdicts(book), reasons)),
         heading("Targets over all peers", verdicts(bars.targets(book), reasons)),
-        heading("What telemetry costs", verdicts(telemetry.verdicts(book), reasons)),
+        heading(
+            "What telemetry costs",
+            f"{telemetry.when(book)}\n\n{verdicts(telemetry.verdicts(book), reasons)}",
+        ),
         heading("In pictures", pictures(book)),
         heading("Row by row", tables.summary(book, reasons)),
         heading("All peers", tables.everyone(book, notes)),
