@@ -37,6 +37,8 @@ from tests.model import (
 )
 from tests.servers import Server, binaries
 
+pytestmark = pytest.mark.timeout(300)  # twelve thousand steps, each looked at from all sides
+
 EXPLORE = int(os.environ.get("STREAQ_EXPLORE", "0"))
 LEASE_MS = 3_600_000
 SLOTS = 2

@@ -159,8 +159,9 @@ def check_sampler(environ: Mapping[str, str]) -> None:
 
     :raises StreaqError: naming the variable, and what it may say.
     """
-    given = environ.get("OTEL_TRACES_SAMPLER", "").strip()
-    if given and given.lower() not in _SAMPLERS:
+    given = environ.get("OTEL_TRACES_SAMPLER", "")
+    # With a blank around it the SDK does not know it either.
+    if given.strip() and given.lower() not in _SAMPLERS:
         raise StreaqError(f"OTEL_TRACES_SAMPLER={given!r}: it is one of {', '.join(_SAMPLERS)}.")
     ratio = environ.get("OTEL_TRACES_SAMPLER_ARG", "").strip()
     if given.lower().endswith("traceidratio") and ratio:

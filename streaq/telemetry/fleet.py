@@ -115,9 +115,11 @@ class Fleet:
         """A child is dead, of whatever cause. Its counts stay, its gauges and its memory go."""
         with self._lock:
             remove = self._members.pop(member)
-        remove()
-        self._collector.bury()
-        member.store.close()
+        try:
+            remove()
+            self._collector.bury()
+        finally:
+            member.store.close()
 
     def serve(self, *, host: str = "127.0.0.1", port: int = 0) -> Server:
         """One ``/metrics``, ``/livez`` and ``/readyz`` for all children.

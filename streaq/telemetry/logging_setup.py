@@ -15,6 +15,7 @@ import sys
 from datetime import UTC, datetime
 from enum import Enum
 from functools import lru_cache
+from types import FrameType
 from typing import Any, Literal, TextIO, TypeAlias, cast, get_args
 from uuid import UUID
 
@@ -129,7 +130,9 @@ def _to_standard_library(_: Any, method: str, fields: EventDict) -> EventDict:
 
 def _module_of_caller() -> str:
     """Whose line it is: structlog's default loggers do not know their names."""
-    frame = inspect.currentframe()
+    # Of ``ainfo`` and the like, which run in another thread.
+    caller: Any = getattr(structlog.contextvars, "_ASYNC_CALLING_STACK", None)
+    frame: FrameType | None = (caller and caller.get(None)) or inspect.currentframe()
     while frame is not None:
         module = str(frame.f_globals.get("__name__", ""))
         if module != __name__ and module.partition(".")[0] != "structlog":

@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Iterator, MutableSequence, Sequence
+from collections.abc import Iterator, MutableSequence
 from functools import cache
 from itertools import zip_longest
 
@@ -43,7 +43,7 @@ logger = logging.getLogger("streaq")
 
 _LINE = 3
 """Elements of a directory line: name, labels, first cell. A later version may write more."""
-_COUNTS = struct.Struct("=QQ")
+_COUNTS_BYTES = 16
 _EXEMPLAR = struct.Struct("=16sdd")
 _EXEMPLAR_CELLS = _EXEMPLAR.size // CELL_BYTES
 _WASTE = HEALTH_CELLS
@@ -61,14 +61,17 @@ class SharedStore:
         self.fd = fd
         self._map = mmap.mmap(fd, TOTAL_BYTES)
         self._all = memoryview(self._map)
+        # Two numbers that are each written at once: another process reads them meanwhile.
+        self._counts = self._all[:_COUNTS_BYTES].cast("Q")
         self._view: memoryview[float] = self._all[DIRECTORY_BYTES:].cast("d")
         self.cells: MutableSequence[float] = self._view  # pyright: ignore[reportAttributeAccessIssue]
         self._lock = threading.Lock()
         self._places: list[tuple[Metric, tuple[str, ...], int]] = []
-        self._read = _COUNTS.size
+        self._read = _COUNTS_BYTES
         self._full = False
-        if not self._counts()[0]:
-            _COUNTS.pack_into(self._all, 0, _COUNTS.size, _WASTE + _WASTE_CELLS)
+        if not self._counts[0]:
+            self._counts[1] = _WASTE + _WASTE_CELLS
+            self._counts[0] = _COUNTS_BYTES
 
     @classmethod
     def create(cls) -> SharedStore:
@@ -94,14 +97,15 @@ class SharedStore:
         for it.
         """
         with self._lock:
-            written, used = self._counts()
+            written, used = self._counts
             line = json.dumps([metric.name, labels, used]).encode() + b"\n"
             end = used + _cells_of(metric)
             if written + len(line) > DIRECTORY_BYTES or end > len(self._view):
                 self._warn()
                 return _WASTE
             self._all[written : written + len(line)] = line
-            _COUNTS.pack_into(self._all, 0, written + len(line), end)
+            self._counts[1] = end
+            self._counts[0] = written + len(line)
         return used
 
     def note(self, metric: Metric, offset: int, bucket: int, trace_id: str, value: float) -> None:
@@ -119,14 +123,17 @@ class SharedStore:
 
     def _directory(self) -> list[tuple[Metric, tuple[str, ...], int]]:
         with self._lock:
-            written, _ = self._counts()
-            text = bytes(self._all[self._read : written])
-            lines = [json.loads(line)[:_LINE] for line in text.splitlines()]
-            self._read = written
-            following = [first for _, _, first in lines[1:]]
-            for (name, labels, first), then in zip_longest(lines, following):
+            written, used = self._counts
+            lines = bytes(self._all[self._read : written]).splitlines(keepends=True)
+            known = [json.loads(line)[:_LINE] for line in lines]
+            following = [first for _, _, first in known[1:]]
+            for line, (name, labels, first), then in zip_longest(lines, known, following):
                 metric = METRIC_BY_NAME.get(name)
-                if metric and _is_as_known(metric, labels, then and then - first):
+                cells = (used if then is None else then) - first
+                if then is None and metric and cells > _cells_of(metric):
+                    break  # its successor is being written, and tells more next time
+                self._read += len(line)
+                if metric and (len(metric.labels), _cells_of(metric)) == (len(labels), cells):
                     self._places.append((metric, tuple(labels), first))
                 else:
                     _tell_of_stranger(name)
@@ -141,10 +148,6 @@ class SharedStore:
                 found[bucket] = Exemplar(trace_id.hex(), value, at_s)
         return found
 
-    def _counts(self) -> tuple[int, int]:
-        written, used = _COUNTS.unpack_from(self._all, 0)
-        return written, used
-
     def _warn(self) -> None:
         if not self._full:
             self._full = True
@@ -158,14 +161,6 @@ class SharedStore:
 def _cells_of(metric: Metric) -> int:
     numbers = width_of(metric)
     return numbers + (numbers - 1) * _EXEMPLAR_CELLS
-
-
-def _is_as_known(metric: Metric, labels: Sequence[str], cells: int | None) -> bool:
-    """Whether the process that writes has the same labels and buckets.
-
-    :param cells: those that it has for the series; None when that is not known yet.
-    """
-    return len(metric.labels) == len(labels) and cells in (None, _cells_of(metric))
 
 
 @cache

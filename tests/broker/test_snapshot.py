@@ -243,3 +243,30 @@ async def test_it_is_told_while_redis_takes_no_writes(bench: Bench) -> None:
         await bench.raw("CONFIG", "SET", "min-replicas-to-write", 0)
     await look(bench)
     assert f"late:{DEFAULT}" not in await bench.keys()
+
+
+async def test_many_messages_hide_none_of_others(bench: Bench) -> None:
+    """A deploy that hands hundreds back says nothing of what a dead worker left."""
+    dead, alive = await bench.worker("w1"), await bench.worker("w2")
+    await enqueue_long_ago(bench, a=1_000)
+    await dead.claim_one("a")
+    await bench.raw("ZADD", f"{bench.base}workers", 5_000, "w1")
+    await bench.publish(*(task(f"t{i}") for i in range(400)))
+    await alive.settle(*map(alive.hand_back, await alive.claim(400)))
+    seen = await look(bench)
+    assert (counts(seen), seen.oldest_due_ms) == ((401, 0, 0, 0), 5_000)
+
+
+async def test_what_is_reckoned_is_reckoned_once(bench: Bench) -> None:
+    """Of a worker that runs tasks of one priority, and has prefetched those of another."""
+    worker = await bench.worker(priorities=("high", DEFAULT))
+    await worker.renew(health='{"concurrency":350}')
+    await bench.publish(*(task(f"h{i}", priority="high") for i in range(350)))
+    await worker.exchange(want=350)
+    await bench.publish(*(task(f"t{i}") for i in range(50)))
+    await bench.raw("HSET", f"{bench.base}task:t7", "due", 3_000, "made", 3_000)
+    await worker.exchange(reserve=50)
+    high, default = await look(bench, "high"), await look(bench)
+    assert high.depth + default.depth == 50
+    assert high.running + default.running == 350
+    assert default.oldest_due_ms == 3_000

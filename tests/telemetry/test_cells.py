@@ -140,6 +140,26 @@ def test_a_child_of_another_version_is_shown_as_far_as_it_is_understood(
     store.close()
 
 
+def test_a_series_is_read_once_it_is_known_where_it_ends() -> None:
+    """The cells of the next one are taken before that one is listed."""
+    store = SharedStore.create()
+    place = store.allocate(names.TASKS_STARTED, LABELS)
+    store.cells[place] += 1
+    end = store._counts[1]
+    store._counts[1] = end + 5
+    assert list(store.blocks()) == []
+    store._counts[1] = end
+    assert [block.values for block in store.blocks()] == [(1.0,)]
+    other = replace(names.TASK_QUEUE_WAIT, buckets=(*names.TASK_BUCKETS, 3600.0))
+    store.allocate(other, LABELS)
+    assert len(list(store.blocks())) == 1, "it may have a successor that is not listed yet"
+    store.allocate(names.TASKS_RETRIED, (*LABELS, "asked"))
+    assert [block.metric.name for block in store.blocks()] == [
+        "streaq_tasks_started_total", "streaq_tasks_retried_total",
+    ]  # fmt: skip
+    store.close()
+
+
 def test_a_full_store_loses_counts_but_never_a_task() -> None:
     store = SharedStore.create()
     started = store.allocate(names.TASKS_STARTED, LABELS)

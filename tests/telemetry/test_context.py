@@ -11,6 +11,7 @@ from enum import Enum
 from typing import NamedTuple
 from uuid import UUID
 
+import anyio
 import pytest
 import structlog
 from structlog.testing import LogCapture
@@ -417,6 +418,18 @@ def test_a_logger_that_was_bound_before_goes_along(capsys: pytest.CaptureFixture
     line = json.loads(stream.getvalue())
     assert (line["event"], line["service"]) == ("charging", "shop")
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_line_that_is_awaited_is_the_callers_too() -> None:
+    stream = io.StringIO()
+    configure_logging("json", "info", stream)
+
+    async def charge() -> None:
+        await structlog.get_logger().ainfo("charging")
+
+    anyio.run(charge)
+    line = json.loads(stream.getvalue())
+    assert (line["event"], line["logger"]) == ("charging", __name__)
 
 
 def test_the_application_may_still_configure_structlog(capsys: pytest.CaptureFixture[str]) -> None:

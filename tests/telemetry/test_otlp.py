@@ -168,6 +168,7 @@ def test_metrics_go_too_when_asked_for(providers: list[Any]) -> None:
         ),
         ({"OTEL_SPAN_EVENT_COUNT_LIMIT": "-4"}, "OTEL_SPAN_EVENT_COUNT_LIMIT='-4'"),
         ({"OTEL_TRACES_SAMPLER": "some"}, "OTEL_TRACES_SAMPLER='some': it is one of always_on,"),
+        ({"OTEL_TRACES_SAMPLER": "always_off "}, "OTEL_TRACES_SAMPLER='always_off '"),
         (
             {"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "x"},
             "OTEL_TRACES_SAMPLER_ARG='x': it is a number from 0 to 1",

@@ -52,8 +52,13 @@ local function oldest_late(pri)
   end
 end
 
--- Messages that are looked at one by one, of all priorities: the rest is reckoned.
-local most = 300
+-- How many messages each holds beyond what it can run; and how many of those are not counted yet.
+local over, left = {}, {}
+for name, count in pairs(all_held) do
+  over[name] = count - (slots[name] or 0)
+  left[name] = over[name]
+end
+local uncounted = {} -- priority, consumer, messages
 
 -- What waits of one priority: how many of the messages that somebody holds, and since when the
 -- oldest of all has been due (or there, if it was due before it came; or without its worker).
@@ -78,21 +83,30 @@ local function waiting(pri)
     return entry and entry[2][2]
   end
 
-  -- What was handed back, left behind by a worker that died, or prefetched by one that is busy.
+  -- What was handed back, left behind by a worker that died, or prefetched by one that is busy. So
+  -- many are looked at one by one, and one of each at least: the number of the rest is reckoned.
+  local most = 300
   for consumer, many in pairs(held[pri]) do
-    local over = all_held[consumer] - (slots[consumer] or 0)
-    if over > 0 then
+    if over[consumer] > 0 then
       local died = not slots[consumer] and (redis.call('ZSCORE', base .. 'workers', consumer) or 0)
-      local some = math.min(many, most)
-      local seen = some > 0 and redis.call('XPENDING', stream, GROUP, '-', '+', some, consumer) or {}
-      local waits = 0
-      for _, entry in ipairs(seen) do
+      local ids = redis.call('XPENDING', stream, GROUP, '-', '+', many, consumer)
+      local looks, waits = math.min(#ids, math.max(most, 1)), 0
+      for i = 1, looks do
+        -- What is prefetched came last.
+        local entry = ids[died and i or #ids + 1 - i]
         if not consider(task_at(entry[1]), died) then
           waits = waits + 1
         end
       end
-      most = most - #seen
-      count = count + (died and many or #seen == many and waits or math.min(over, many))
+      most = most - looks
+      if died then
+        waits = many
+      elseif looks < many then
+        waits = 0
+        uncounted[#uncounted + 1] = { pri, consumer, many }
+      end
+      count = count + waits
+      left[consumer] = left[consumer] - waits
     end
   end
   local groups = redis.pcall('XINFO', 'GROUPS', stream)
@@ -103,7 +117,7 @@ local function waiting(pri)
   return count, oldest and int(oldest) or ''
 end
 
-local priorities = {}
+local priorities, row_of = {}, {}
 for _, pri in ipairs(names) do
   local taken = 0
   for _, many in pairs(held[pri]) do
@@ -119,6 +133,14 @@ for _, pri in ipairs(names) do
     redis.call('ZCARD', zset) - overdue, redis.call('ZCARD', base .. 'blocked:' .. pri), running,
     oldest, ever[1] or '0', ever[2] or '0', ever[3] or '0', ever[4] or '0', ever[5] or '0',
   }
+  row_of[pri] = priorities[#priorities]
+end
+for _, guess in ipairs(uncounted) do
+  local pri, consumer, many = unpack(guess)
+  local waits = math.max(0, math.min(many, left[consumer]))
+  left[consumer] = left[consumer] - waits
+  row_of[pri][2] = row_of[pri][2] + waits
+  row_of[pri][5] = row_of[pri][5] - waits
 end
 
 local crons = {}
