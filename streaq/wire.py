@@ -229,11 +229,15 @@ def visible(text: str) -> str:
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
+def encodable(text: str) -> str:
+    """``text`` with half characters, which nothing can send, written as escapes."""
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
+
+
 def one_line(error: BaseException, limit: int = 500) -> str:
     """An exception as one line of text that can be encoded: its class and message."""
     text = _named(error, message_of(error))
-    line = visible(" ".join(text.split()))[:limit]
-    return line.encode(errors="backslashreplace").decode()  # half characters, else unsendable
+    return encodable(visible(" ".join(text.split()))[:limit])
 
 
 def _quoting(what: str, cause: Exception) -> StreaqError:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from streaq.engine.slots import is_sampled
 from streaq.hooks import (
     Attempt,
     Cron,
@@ -30,6 +31,7 @@ from streaq.hooks import (
 )
 from streaq.telemetry import names
 from streaq.telemetry.names import OTHER, REDIS_BUCKETS, TASK_BUCKETS, Metric
+from streaq.telemetry.propagation import ids
 
 if TYPE_CHECKING:
     from streaq.telemetry.cells import Store
@@ -116,11 +118,6 @@ def first_due_ms(e: Attempt) -> int:
 def to_end_s(e: Ending) -> float:
     """Seconds from when the task could first have run to its end; never negative."""
     return max(0, e.finished_ms - first_due_ms(e.attempt)) / 1000
-
-
-def sampled(traceparent: str) -> str:
-    """The trace id, if the trace is sampled; else nothing."""
-    return traceparent[3:35] if int(traceparent[53:55], 16) & 1 else ""
 
 
 class MetricsHook(Hook):
@@ -252,10 +249,9 @@ class MetricsHook(Hook):
         cell = place + bucket
         if e.finished_ms < self._next_exemplar_ms.get(cell, 0):
             return
-        trace_id = sampled(trace)
-        if trace_id:
+        if is_sampled(trace):
             self._next_exemplar_ms[cell] = e.finished_ms + EXEMPLAR_EVERY_MS
-            self._store.note(metric, place, bucket, trace_id, seconds)
+            self._store.note(metric, place, bucket, ids(trace)[0], seconds)
 
     def on_finish(self, e: Ending) -> None:
         """Note whose trace it was; or count a task that was skipped, and has had no attempt."""

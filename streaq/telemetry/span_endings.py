@@ -16,15 +16,10 @@ from opentelemetry.trace import Span, Status, StatusCode
 from streaq.hooks import Ending
 from streaq.telemetry import names_spans as n
 from streaq.telemetry.light_span import LightSpan, Values
-from streaq.wire import text_of
+from streaq.wire import encodable, text_of
 
 DESCRIPTION, MESSAGE, STACKTRACE = 500, 16_000, 16_000
 """Characters of the status' description, and of the exception's message and traceback."""
-
-
-def encodable(text: str) -> str:
-    """``text`` with half characters written as escapes."""
-    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
 
 
 def shortened(text: str) -> str:

@@ -39,8 +39,9 @@ from streaq.telemetry.propagation import (
     place,
     traceparent,
 )
-from streaq.telemetry.span_endings import close_span, encodable, fail
+from streaq.telemetry.span_endings import close_span, fail
 from streaq.telemetry.span_maker import SpanMaker
+from streaq.wire import encodable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -38,6 +38,17 @@ def do(worker: Any, what: Callable[[], Awaitable[Any]], *, work: bool = True) ->
     return anyio.run(main)
 
 
+def ended(shop: Any, task: Any) -> Any:
+    """The task once it has come to its end."""
+
+    async def run() -> Any:
+        enqueued = await task
+        await enqueued.result(5)
+        return enqueued
+
+    return do(shop.worker, run)
+
+
 def shell(text: str) -> str:
     """With runs of blanks made one, so that a column's width is not what is tested."""
     return re.sub(r"[ \t]+", " ", text)
@@ -121,22 +132,12 @@ def test_status_shows_the_timetable(cli: Here, shop: Any) -> None:
 
 @pytest.fixture
 def failed(shop: Any) -> Any:
-    async def run() -> Any:
-        task = await shop.fail.enqueue("no [bold]way")
-        await task.result(5)
-        return task
-
-    return do(shop.worker, run)
+    return ended(shop, shop.fail.enqueue("no [bold]way"))
 
 
 @pytest.fixture
 def retried(shop: Any) -> Any:
-    async def run() -> Any:
-        task = await shop.flaky.enqueue()
-        await task.result(5)
-        return task
-
-    return do(shop.worker, run)
+    return ended(shop, shop.flaky.enqueue())
 
 
 def test_show_draws_the_attempts(cli: Here, shop: Any, retried: Any) -> None:
@@ -246,12 +247,7 @@ def test_results(cli: Here, shop: Any, retried: Any, failed: Any) -> None:
 
 
 def test_a_group_says_what_it_is_of(cli: Here, shop: Any) -> None:
-    async def run() -> Any:
-        task = await shop.fail_in_a_group.enqueue("payments: 503")
-        await task.result(5)
-        return task
-
-    task = do(shop.worker, run)
+    task = ended(shop, shop.fail_in_a_group.enqueue("payments: 503"))
     why = "(1 sub-exception) [ValueError: payments: 503]"
     assert cli("task", "result", task.id, "shop:worker").err.endswith(f"{why}\n")
     assert why in cli("task", "show", task.id, "shop:worker").out
@@ -259,12 +255,7 @@ def test_a_group_says_what_it_is_of(cli: Here, shop: Any) -> None:
 
 
 def test_no_exception_steers_a_terminal(cli: Here, shop: Any) -> None:
-    async def run() -> Any:
-        task = await shop.fail.enqueue("\x1b[2J\x9b31m\x07")
-        await task.result(5)
-        return task
-
-    task = do(shop.worker, run)
+    task = ended(shop, shop.fail.enqueue("\x1b[2J\x9b31m\x07"))
     for said in (
         cli("task", "result", task.id, "shop:worker").err,
         cli("task", "show", task.id, "shop:worker").out,

@@ -1,13 +1,15 @@
 -- include _base
 -- The state of the whole queue for gauges and `streaq status`, in one call whose cost does not grow
--- with the number of tasks: with that of priorities, workers and cron jobs. Running is what a live worker runs; what waits for one has depth: behind
--- a worker that died or is busy, handed back, or due and not yet moved to the stream.
+-- with the number of tasks: with that of priorities, workers and cron jobs. Running is what a live
+-- worker runs; what waits for one has depth: behind a worker that died or is busy, handed back, or
+-- due and not yet moved to the stream.
 --
 -- ARGV: none.
 -- Reply: now, per priority (name, depth, scheduled, blocked, running, oldest due ms or '', and how
 --   many ever came in, succeeded, failed, were aborted, expired),
 --   live workers' health records, cron jobs (fn, last success ms, next ms, missed, crontab),
 --   count of repeating schedules.
+
 -- Who lives, and how many tasks each can run at once.
 local slots, workers = {}, {}
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', base .. 'workers', '(' .. now_text, '+inf')) do
@@ -89,11 +91,12 @@ local function waiting(pri)
   for consumer, many in pairs(held[pri]) do
     if over[consumer] > 0 then
       local died = not slots[consumer] and (redis.call('ZSCORE', base .. 'workers', consumer) or 0)
-      local ids = redis.call('XPENDING', stream, GROUP, '-', '+', many, consumer)
-      local looks, waits = math.min(#ids, math.max(most, 1)), 0
-      for i = 1, looks do
-        -- What is prefetched came last.
-        local entry = ids[died and i or #ids + 1 - i]
+      local looks, waits = math.min(many, math.max(most, 1)), 0
+      -- What is prefetched came last, and there is no reading backwards.
+      local first = died and 0 or many - looks
+      local ids = redis.call('XPENDING', stream, GROUP, '-', '+', first + looks, consumer)
+      for i = first + 1, first + looks do
+        local entry = ids[i]
         if not consider(task_at(entry[1]), died) then
           waits = waits + 1
         end
