@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
@@ -13,6 +13,8 @@ import redis
 
 from streaq import Hook, StreaqError, StreaqRetry, TaskStatus, Worker
 from streaq.broker.embedded import start_embedded
+from streaq.broker.exchange import Reserved
+from streaq.broker.link import Broker
 from streaq.hooks import SLOTS, Ending
 from streaq.testing import RecordingHook, drain, sandbox
 from tests.support import MakeWorker, until
@@ -158,6 +160,30 @@ async def test_a_retry_that_the_reader_claims_is_not_the_end_of_a_drain() -> Non
             task = await flaky.enqueue()
             await drain(worker, skip_delays=True)
             assert (await task.result(0.5)).result == 3
+
+
+async def test_a_retry_whose_reading_is_slow_is_not_the_end_of_a_drain(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Redis has given the message to a read, so that it is in no queue, and the worker has not
+    heard of it yet.
+    """
+    late: list[int] = []
+
+    async def read(self: Broker, consumer: str, priorities: Sequence[str]) -> list[Reserved]:
+        found = await promptly(self, consumer, priorities)
+        late.append(len(found))
+        await anyio.sleep(0.05)
+        return found
+
+    promptly = Broker.read
+    monkeypatch.setattr(Broker, "read", read)
+    async with sandbox(worker):
+        for _ in range(5):
+            task = await flaky.enqueue()
+            await drain(worker, skip_delays=True)
+            assert await task.status() is TaskStatus.DONE
+    assert sum(late) > 0
 
 
 async def test_repeating_schedules_and_cron_jobs_do_not_keep_it_from_ending() -> None:

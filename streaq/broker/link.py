@@ -240,6 +240,10 @@ class Broker:
         """Make every task that is due later due now; how many there were."""
         return int(await self._call("hasten", [len(priorities), *priorities]))
 
+    async def count_held(self, consumer: str, priorities: Sequence[str]) -> int:
+        """In how many priorities a worker holds messages, whether or not it knows of them yet."""
+        return int(await self._call("held", [consumer, len(priorities), *priorities]))
+
     async def fire(
         self, schedule_id: str | bytes, due_ms: int, next_ms: int | None, made: str
     ) -> str:

@@ -85,7 +85,7 @@ class Life:
             finished=self.pump.finish,
         )
         self._scheduler = Scheduler(broker, codec, hooks, settings, catalog.crons)
-        self.pump.look = self._scheduler.look
+        self.pump.burst.look = self._scheduler.look
         self._leases: Leases
         self._working = anyio.CancelScope()
         self._reason = "cancelled"

@@ -12,7 +12,7 @@ so that a worker never holds a task it has no room for.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import anyio
@@ -21,6 +21,7 @@ from streaq.broker.errors import RedisError, ResponseError
 from streaq.broker.exchange import Claimed, Reply, Reserved
 from streaq.broker.portal import current_backend
 from streaq.engine.attempt import Finished, Lease, never_began
+from streaq.engine.burst import Burst
 from streaq.engine.contact import SILENCE_S, Contact
 from streaq.engine.lanes import Lanes
 from streaq.engine.ledger import Ledger
@@ -45,7 +46,6 @@ class Pump:
     """Keeps the slots of one worker full.
 
     :param spawn: starts an attempt.
-    :param look: has what is due moved to the queue; asked before a burst ends.
     :param ledger: told what committed.
     """
 
@@ -68,8 +68,8 @@ class Pump:
         self._ledger = ledger
         self._lanes = Lanes(catalog.functions, hooks, settings)
         self.spawn: Spawn
-        self.look: Callable[[], Awaitable[None]]
         self._slots = Slots(settings)
+        self.burst = Burst(broker, settings, self._slots)
         self.held = self._slots.held
         self.traced = self._slots.traced
         self.wake = Wake()
@@ -79,7 +79,6 @@ class Pump:
         self._first: Flight | None = None
         self._second: Flight | None = None
         self._failed = False
-        self._looked = False
         self._contact = Contact(hooks, health, settings)
 
     # ---------------------------------------------------------------- told by others
@@ -268,12 +267,9 @@ class Pump:
         self._health.holds(len(slots.running), slots.oldest_ms())
         slots.learn(flight.request, reply)
         if self._settings.burst:
-            if flight.request.settles or reply.claimed or reply.refused:
-                self._looked = False  # what ended or was retried may have made more due
-            if flight is self._second:
-                slots.hungry = True  # only the first exchange finds out that the queue is empty
-            elif flight.request.want or flight.request.reserve:
-                await self._end_burst(empty=slots.is_empty_after(reply))
+            second = flight is self._second
+            if await self.burst.is_over(flight.request, reply, second=second):
+                self.drain()
         await self._release_surplus()
 
     def _begin(self, claims: Sequence[Claimed]) -> None:
@@ -291,20 +287,6 @@ class Pump:
         for lease in leases:
             if slots.hold(lease):
                 self.spawn(lease)
-
-    async def _end_burst(self, *, empty: bool) -> None:
-        """Leave when the queue is empty, and still is once all that is due was moved there."""
-        if not empty:
-            self._looked = False
-        elif self._looked:
-            self.drain()
-        else:
-            self._slots.hungry = True
-            try:
-                await self.look()
-                self._looked = True
-            except (RedisError, OSError):
-                pass  # the next exchange finds out, and waits it out
 
     async def _release_surplus(self) -> None:
         """Hand back messages there is no room for."""

@@ -182,8 +182,12 @@ class Slots:
     def is_empty_after(self, reply: Reply) -> bool:
         """Whether nothing is left, here or in the queue."""
         nothing_came = not (reply.claimed or reply.refused or reply.reserved)
-        nothing_left = not (self.running or self.finished or self.reserved or self.flights)
-        return reply.short and nothing_came and nothing_left and not self.reclaim
+        return reply.short and nothing_came and self.is_idle and not self.reclaim
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing runs, is to be settled or started, or was asked for."""
+        return not (self.running or self.finished or self.reserved or self.flights)
 
     def held(self) -> list[tuple[str, bytes, str, str, str, str]]:
         """Every message whose lease is ours: id, message, priority, try, lock and trace. Safe to

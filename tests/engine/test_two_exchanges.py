@@ -60,6 +60,7 @@ class Bench:
         self.calls: list[Call] = []
         self.recovered: list[set[bytes]] = []
         self.registered = 0
+        self.on_its_way = 0
         self.ended = False
         self._arrived = anyio.Event()
         self.spawned: list[Lease] = []
@@ -69,11 +70,12 @@ class Bench:
             starting=lambda _: None, fenced=lambda _: None, has_news=False, tell=lambda: None,
         )  # fmt: skip
         broker = SimpleNamespace(
-            recover=self._recover, register=self._register, release=None, read=self._read
-        )
+            recover=self._recover, register=self._register, release=None, read=self._read,
+            count_held=self._count_held,
+        )  # fmt: skip
         self.pump = make_pump(broker, self._exchange, ledger, concurrency=SLOTS, burst=burst)
         self.pump.spawn = self.spawned.append
-        self.pump.look = self._look
+        self.pump.burst.look = self._look
 
     async def _exchange(self, _: str, request: Request) -> Reply:
         call = Call(request)
@@ -86,6 +88,9 @@ class Bench:
 
     async def _register(self, *_: object) -> None:
         self.registered += 1
+
+    async def _count_held(self, *_: object) -> int:
+        return self.on_its_way
 
     async def _read(self, *_: object) -> list[Reserved]:
         await self._arrived.wait()
@@ -349,6 +354,30 @@ async def test_a_burst_whose_second_exchange_only_settled_asks_again(
             await bench.answer(call)
         await bench.answer(bench.calls[-1])
         assert bench.ended
+
+
+async def test_a_burst_does_not_end_while_a_read_has_a_message_on_its_way(
+    anyio_backend: object,
+) -> None:
+    """Redis gave it to the read, so no exchange finds it, and the worker has not heard of it."""
+    bench = Bench(burst=True)
+    async with bench.working():
+        await bench.answer(bench.calls[0], claimed=[7])
+        await bench.finish(7)
+        await bench.answer(bench.calls[1])
+        bench.on_its_way = 1
+        await bench.answer(bench.calls[2])
+        assert len(bench.calls) == 3, "it waits for the read"
+        assert not bench.ended
+        await bench.arrive()
+        assert [start.task_id for start in bench.calls[3].request.starts] == ["id-1"]
+        bench.on_its_way = 0
+        await bench.answer(bench.calls[3], claimed=[1])
+        await bench.answer(bench.calls[4])
+        await bench.finish(1)
+        while not bench.ended:
+            await bench.answer(bench.calls[-1])
+        assert bench.settled == ["id-7", "id-1"]
 
 
 async def idle(bench: Bench) -> None:

@@ -160,3 +160,39 @@ async def test_tasks_of_two_priorities_enqueued_at_once_are_two_tasks(
             assert [(await task.result(3)).result for task in tasks] == names
         assert sorted(started) == sorted(names)
     assert worker.counters == {"completed": 6}
+
+
+async def test_a_burst_does_not_end_before_what_a_lost_read_brought_is_found_again(
+    make_worker: MakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = make_worker(idle_timeout=1)
+    worker.burst = True
+    lost = anyio.Event()
+    runs: list[str] = []
+
+    @worker.task
+    async def second() -> None:
+        runs.append("second")
+
+    @worker.task
+    async def first() -> None:
+        await second.enqueue()
+        await lost.wait()
+        runs.append("first")
+
+    async with worker:
+        broker = worker._session.broker()
+        read = broker.read
+
+        async def read_and_lose(*args: Any) -> Any:
+            answer = await read(*args)
+            if answer and not lost.is_set():
+                lost.set()
+                raise RedisConnectionError("the answer was lost")
+            return answer
+
+        monkeypatch.setattr(broker, "read", read_and_lose)
+        await first.enqueue()
+        with anyio.fail_after(20):
+            await worker.run_async()
+    assert runs == ["first", "second"]
