@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from streaq.engine.cron import Crontab
@@ -108,6 +108,13 @@ class Field:
     text: str
     values: frozenset[int]
 
+    def restricts(self, values: int, other: Field) -> bool:
+        """Whether it is given, of a day and a weekday. One that names every value is, so that 13
+        and 0-6 are every day; but not beside a star with a step: of */2 and 0-6, */2 is left.
+        """
+        is_star = self.text == "*" or (len(self.values) == values and "*" in other.text)
+        return not is_star
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -129,7 +136,7 @@ class Sample:
     def matches(self, wall: datetime) -> bool:
         by_day = wall.day in self.day.values
         by_weekday = wall.isoweekday() % 7 in self.weekday.values
-        either = self.day.text != "*" and self.weekday.text != "*"
+        either = self.day.restricts(31, self.weekday) and self.weekday.restricts(7, self.day)
         return (
             wall.minute in self.minute.values
             and wall.hour in self.hour.values
@@ -184,8 +191,26 @@ def parse_unless_empty(sample: Sample, tz: tzinfo) -> Crontab | None:
         return None
 
 
+THE_13TH_AND_ALL_WEEKDAYS = Sample(
+    Field("*", frozenset(range(60))),
+    Field("*", frozenset(range(24))),
+    Field("13", frozenset([13])),
+    Field("*", frozenset(range(1, 13))),
+    Field("0-6", frozenset(range(7))),
+)
+ODD_DAYS_AND_ALL_WEEKDAYS = Sample(
+    Field("*", frozenset(range(60))),
+    Field("*", frozenset(range(24))),
+    Field("*/2", frozenset(range(1, 32, 2))),
+    Field("*", frozenset(range(1, 13))),
+    Field("0-6", frozenset(range(7))),
+)
+
+
 @settings(max_examples=150, deadline=None)
 @given(samples, st.sampled_from(ZONES), st.sampled_from(EVES), st.integers(0, 36 * 60))
+@example(ODD_DAYS_AND_ALL_WEEKDAYS, UTC, EVES[0], 0)
+@example(THE_13TH_AND_ALL_WEEKDAYS, UTC, EVES[0], 0)
 def test_no_firing_is_lost_or_invented(
     sample: Sample, tz: tzinfo, eve: datetime, minutes: int
 ) -> None:
