@@ -41,7 +41,7 @@ BACKENDS: dict[str, str | tuple[str, dict[str, Any]]] = {
 # The same examples are tried each time, unless ``STREAQ_EXPLORE`` says to look for others: what a
 # random search finds is not to stop a change that has nothing to do with it.
 settings.register_profile("same", derandomize=True)
-if not os.environ.get("STREAQ_EXPLORE"):
+if not int(os.environ.get("STREAQ_EXPLORE", "0")):
     settings.load_profile("same")
 
 _numbers = count(1)

@@ -635,7 +635,6 @@ TestQueue = Queue.TestCase
 TestQueue.settings = settings(
     max_examples=EXPLORE or 250,
     stateful_step_count=50,
-    derandomize=not EXPLORE,
     database=None,
     deadline=None,
     print_blob=True,

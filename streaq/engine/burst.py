@@ -46,17 +46,17 @@ class Burst:
             self._looked = False
             return False
         try:
-            return await self._is_nothing_left()
+            if self._looked:
+                return await self._holds_nothing()
+            self._slots.hungry = self._looked = True
+            await self.look()
         except (RedisError, OSError):
             self._looked = False
-            self._slots.hungry = True
-            return False  # the next exchange finds out, and waits it out
+            self._slots.hungry = True  # the next exchange finds out, and waits it out
+        return False
 
-    async def _is_nothing_left(self) -> bool:
-        settings, slots = self._settings, self._slots
-        if not self._looked:
-            slots.hungry = self._looked = True
-            await self.look()
-            return False
+    async def _holds_nothing(self) -> bool:
+        """By the server, and still when it has answered."""
+        settings = self._settings
         held = await self._broker.count_held(settings.consumer, settings.priorities)
-        return not held and self._looked and slots.is_idle
+        return not held and self._looked and self._slots.is_idle

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from zoneinfo import ZoneInfo
 
@@ -198,12 +198,8 @@ THE_13TH_AND_ALL_WEEKDAYS = Sample(
     Field("*", frozenset(range(1, 13))),
     Field("0-6", frozenset(range(7))),
 )
-ODD_DAYS_AND_ALL_WEEKDAYS = Sample(
-    Field("*", frozenset(range(60))),
-    Field("*", frozenset(range(24))),
-    Field("*/2", frozenset(range(1, 32, 2))),
-    Field("*", frozenset(range(1, 13))),
-    Field("0-6", frozenset(range(7))),
+ODD_DAYS_AND_ALL_WEEKDAYS = replace(
+    THE_13TH_AND_ALL_WEEKDAYS, day=Field("*/2", frozenset(range(1, 32, 2)))
 )
 
 
